@@ -1,0 +1,237 @@
+"""What a model is, as values. The code asks these values, never names of models.
+
+Each config is frozen and checks the relations between its own fields when it is made; how it is read from and
+written to the `config.json` of each public layout is the business of `internvl.weights.sidecars`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from internvl.errors import ConfigError
+
+Norm = Literal["layer_norm", "rms_norm"]
+Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
+RopeKind = Literal["linear", "dynamic", "llama3", "longrope", "yarn"]
+
+
+def _positive(owner: str, **values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise ConfigError(f"{owner}: {name} is {value}; it must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """InternViT. The defaults are the 300M tower at 448 px."""
+
+    image_size: int = 448
+    patch_size: int = 14
+    dim: int = 1024
+    layers: int = 24
+    heads: int = 16
+    mlp_dim: int = 4096
+    norm: Norm = "layer_norm"
+    eps: float = 1e-6
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    """RMS normalisation of q and of k over the whole width, before they are cut into heads (the 6B towers)."""
+    activation: Activation = "gelu"
+    layer_scale: float = 0.1
+    """The initial value of both layer-scale vectors; irrelevant once weights are loaded."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last layer; it grows linearly from 0 at the first."""
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive("VisionConfig", image_size=self.image_size, patch_size=self.patch_size, dim=self.dim,
+                  layers=self.layers, heads=self.heads, mlp_dim=self.mlp_dim)  # fmt: skip
+        if self.dim % self.heads:
+            raise ConfigError(f"VisionConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})")
+        if self.image_size < self.patch_size:
+            raise ConfigError(f"VisionConfig: image_size {self.image_size} is below patch_size {self.patch_size}")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side at the native resolution."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary positions are stretched beyond the length the decoder was pre-trained with.
+
+    | kind       | uses                                                        | source                                |
+    |------------|-------------------------------------------------------------|---------------------------------------|
+    | `linear`   | factor                                                      | Chen et al. 2023, arXiv:2306.15595    |
+    | `dynamic`  | factor, original                                            | NTK-aware scaling, as in InternLM2    |
+    | `llama3`   | factor, original, low_freq, high_freq                       | Llama 3.1                             |
+    | `longrope` | short_factors, long_factors, original, extended, temperature | Phi-3 "su" and "yarn"; arXiv:2402.13753 |
+    | `yarn`     | factor, original, beta_fast, beta_slow, truncate, attention_factor | arXiv:2309.00071, as in GPT-OSS |
+    """
+
+    kind: RopeKind
+    factor: float = 1.0
+    original: int | None = None
+    """Positions of pre-training; None: `TextConfig.max_positions`."""
+    low_freq: float = 1.0
+    high_freq: float = 4.0
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    temperature: Literal["su", "yarn"] = "su"
+    """longrope: sqrt(1 + ln s / ln original) or 0.1 ln s + 1, with s = max_positions / original."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float | None = None
+    per_call: bool = False
+    """Length-dependent kinds (dynamic, longrope): False chooses the factor from each sequence's own length when it
+    starts; True from the longest sequence of every call, as the original code does (`compat="original"`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts:
+    """The mixture-of-experts MLP of Qwen3-MoE and GPT-OSS."""
+
+    count: int
+    active: int
+    dim: int
+    """Inner width of one expert."""
+    normalise: bool = True
+    """The weights of the active experts sum to one."""
+    bias: bool = False
+    """Router and experts have biases (GPT-OSS)."""
+    gate: Literal["silu", "clamped"] = "silu"
+    """`clamped`: GPT-OSS's (up + 1) * gate * sigmoid(1.702 gate), gate <= 7, |up| <= 7."""
+    dense_layers: tuple[int, ...] = ()
+    """Layers that keep the ordinary MLP."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.active <= self.count:
+            raise ConfigError(f"Experts: active ({self.active}) must be between 1 and count ({self.count})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """One decoder for Llama, InternLM2/3, Phi-3, Qwen2, Qwen3, Qwen3-MoE and GPT-OSS."""
+
+    vocab: int
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp_dim: int
+    head_dim: int | None = None
+    """None: dim / heads."""
+    eps: float = 1e-6
+    max_positions: int = 32768
+    rope_theta: float = 10000.0
+    rope: RopeScaling | None = None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    """RMS normalisation of q and k within each head (Qwen3)."""
+    sinks: bool = False
+    """One learnt logit a head that takes part in the softmax and is then dropped (GPT-OSS)."""
+    window: int | None = None
+    """Tokens a query may look back, itself included."""
+    windowed_layers: tuple[int, ...] | None = None
+    """Layers that have the window; None: all, where there is one."""
+    tied_head: bool = False
+    experts: Experts | None = None
+
+    def __post_init__(self) -> None:
+        _positive("TextConfig", vocab=self.vocab, dim=self.dim, layers=self.layers, heads=self.heads,
+                  kv_heads=self.kv_heads, max_positions=self.max_positions, rope_theta=self.rope_theta)  # fmt: skip
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"TextConfig: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.head_dim is None:
+            if self.dim % self.heads:
+                raise ConfigError(f"TextConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})")
+            object.__setattr__(self, "head_dim", self.dim // self.heads)
+        if self.rope is not None and self.rope.kind == "longrope":
+            half = self.rotary_dim // 2
+            if not len(self.rope.short_factors) == len(self.rope.long_factors) == half:
+                raise ConfigError(
+                    f"TextConfig: longrope has {len(self.rope.short_factors)} short and {len(self.rope.long_factors)} "
+                    f"long factors; a head of {self.rotary_dim} needs {half} of each"
+                )
+
+    @property
+    def rotary_dim(self) -> int:
+        assert self.head_dim is not None
+        return self.head_dim
+
+    def window_of(self, layer: int) -> int | None:
+        """The look-back window of one layer, or None where it sees everything."""
+        return self.window if self.windowed_layers is None or layer in self.windowed_layers else None
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether this layer's MLP is a mixture of experts."""
+        return self.experts is not None and layer not in self.experts.dense_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    """A vision tower, a projector and a decoder."""
+
+    vision: VisionConfig
+    text: TextConfig
+    select_layer: int = -1
+    """Which hidden state of the tower is used; -1 is the last layer's output, -4 the fourth from the end."""
+    downsample: float = 0.5
+    """Pixel shuffle folds 1/downsample x 1/downsample patches into one slot."""
+    pixel_shuffle: Literal["v1", "v2"] = "v2"
+    """v1 leaves rows and columns exchanged; the weights of V1.1 and V1.2 expect that."""
+    projector: Literal["mlp1", "llava"] = "mlp1"
+    """`mlp1`: LayerNorm, Linear, GELU, Linear over shuffled patches. `llava`: Linear, GELU, Linear over plain patches
+    (InternVL-Chat-Vicuna)."""
+    image_token: int
+    """Id of `<IMG_CONTEXT>`: the slots that image features fill."""
+    image_size: int | None = None
+    """Side of one tile in pixels; None: the tower's own."""
+
+    def __post_init__(self) -> None:
+        side = round(1 / self.downsample)
+        if self.projector == "mlp1" and (self.tile_size // self.vision.patch_size) % side:
+            raise ConfigError(
+                f"ChatConfig: {self.tile_size} px tiles have {self.tile_size // self.vision.patch_size} patches a "
+                f"side, which pixel shuffle by {side} cannot fold; use a multiple of {side * self.vision.patch_size}"
+            )
+        if not -self.vision.layers - 1 <= self.select_layer <= self.vision.layers:
+            raise ConfigError(f"ChatConfig: select_layer {self.select_layer}, but there are {self.vision.layers} layers")
+
+    @property
+    def tile_size(self) -> int:
+        return self.image_size or self.vision.image_size
+
+    @property
+    def slots_per_tile(self) -> int:
+        """Image tokens one tile takes: 256 for 448 px, patch 14, downsample 0.5."""
+        patches = (self.tile_size // self.vision.patch_size) ** 2
+        return int(patches * self.downsample**2) if self.projector == "mlp1" else patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """InternVL-C and InternVL-G: a vision tower and a text tower that end in one embedding space."""
+
+    vision: VisionConfig
+    text: TextConfig
+    embed_dim: int = 768
+    pool_heads: int = 16
+    queries: int = 96
+    """Learnt query tokens of QLLaMA; 0 for a plain InternVL-C, which has no queries and no cross-attention."""
+    cross_every: int = 2
+    """Layers 0, cross_every, 2 cross_every, ... have cross-attention to the image."""
+    image_size: int | None = None
+    """Side of the picture where it differs from the tower's own (364 for the Flickr fine-tunes)."""
+    fp32_layer_scale: bool = False
+    """Plain InternVL-C in half precision multiplies by the layer scale in fp32."""
+
+    @property
+    def tile_size(self) -> int:
+        return self.image_size or self.vision.image_size
