@@ -49,9 +49,13 @@ class VisionConfig:
         _positive("VisionConfig", image_size=self.image_size, patch_size=self.patch_size, dim=self.dim,
                   layers=self.layers, heads=self.heads, mlp_dim=self.mlp_dim)  # fmt: skip
         if self.dim % self.heads:
-            raise ConfigError(f"VisionConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})")
+            raise ConfigError(
+                f"VisionConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})"
+            )
         if self.image_size < self.patch_size:
-            raise ConfigError(f"VisionConfig: image_size {self.image_size} is below patch_size {self.patch_size}")
+            raise ConfigError(
+                f"VisionConfig: image_size {self.image_size} is below patch_size {self.patch_size}"
+            )
 
     @property
     def grid(self) -> int:
@@ -110,7 +114,9 @@ class Experts:
 
     def __post_init__(self) -> None:
         if not 0 < self.active <= self.count:
-            raise ConfigError(f"Experts: active ({self.active}) must be between 1 and count ({self.count})")
+            raise ConfigError(
+                f"Experts: active ({self.active}) must be between 1 and count ({self.count})"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +153,14 @@ class TextConfig:
         _positive("TextConfig", vocab=self.vocab, dim=self.dim, layers=self.layers, heads=self.heads,
                   kv_heads=self.kv_heads, max_positions=self.max_positions, rope_theta=self.rope_theta)  # fmt: skip
         if self.heads % self.kv_heads:
-            raise ConfigError(f"TextConfig: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+            raise ConfigError(
+                f"TextConfig: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})"
+            )
         if self.head_dim is None:
             if self.dim % self.heads:
-                raise ConfigError(f"TextConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})")
+                raise ConfigError(
+                    f"TextConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})"
+                )
             object.__setattr__(self, "head_dim", self.dim // self.heads)
         if self.rope is not None and self.rope.kind == "longrope":
             half = self.rotary_dim // 2
@@ -167,7 +177,11 @@ class TextConfig:
 
     def window_of(self, layer: int) -> int | None:
         """The look-back window of one layer, or None where it sees everything."""
-        return self.window if self.windowed_layers is None or layer in self.windowed_layers else None
+        return (
+            self.window
+            if self.windowed_layers is None or layer in self.windowed_layers
+            else None
+        )
 
     def is_sparse(self, layer: int) -> bool:
         """Whether this layer's MLP is a mixture of experts."""
@@ -196,13 +210,18 @@ class ChatConfig:
 
     def __post_init__(self) -> None:
         side = round(1 / self.downsample)
-        if self.projector == "mlp1" and (self.tile_size // self.vision.patch_size) % side:
+        if (
+            self.projector == "mlp1"
+            and (self.tile_size // self.vision.patch_size) % side
+        ):
             raise ConfigError(
                 f"ChatConfig: {self.tile_size} px tiles have {self.tile_size // self.vision.patch_size} patches a "
                 f"side, which pixel shuffle by {side} cannot fold; use a multiple of {side * self.vision.patch_size}"
             )
         if not -self.vision.layers - 1 <= self.select_layer <= self.vision.layers:
-            raise ConfigError(f"ChatConfig: select_layer {self.select_layer}, but there are {self.vision.layers} layers")
+            raise ConfigError(
+                f"ChatConfig: select_layer {self.select_layer}, but there are {self.vision.layers} layers"
+            )
 
     @property
     def tile_size(self) -> int:
@@ -212,7 +231,9 @@ class ChatConfig:
     def slots_per_tile(self) -> int:
         """Image tokens one tile takes: 256 for 448 px, patch 14, downsample 0.5."""
         patches = (self.tile_size // self.vision.patch_size) ** 2
-        return int(patches * self.downsample**2) if self.projector == "mlp1" else patches
+        return (
+            int(patches * self.downsample**2) if self.projector == "mlp1" else patches
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
