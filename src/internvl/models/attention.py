@@ -6,6 +6,7 @@ No other file builds a mask. A query sees a key if all of these hold:
     window     key position  > query position - window
     keys       the key is not padding
     packing    query and key are in the same segment
+    prefix     ... or the key is one of the first `prefix` ones, which every query sees (QLLaMA's queries)
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ class Packing:
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) <= 0:
-            raise UsageError(
-                f"Packing: lengths are {self.lengths}; each sample needs at least one token"
-            )
+            raise UsageError(f"Packing: lengths are {self.lengths}; each sample needs at least one token")
 
     @property
     def total(self) -> int:
@@ -43,9 +42,7 @@ class Packing:
 
     def spread(self, values: Tensor) -> Tensor:
         """One value per sample -> one per token, (1, total)."""
-        return torch.repeat_interleave(
-            values, torch.tensor(self.lengths, device=values.device)
-        )[None]
+        return torch.repeat_interleave(values, torch.tensor(self.lengths, device=values.device))[None]
 
 
 @dataclass
@@ -59,30 +56,28 @@ class Sight:
     """(B, S) bool, True where a key may be seen; None: all."""
     positions: Tensor | None = None
     """(B, T) place of every query among the keys of its row; None: the last T."""
+    prefix: int = 0
+    """The first `prefix` keys are seen by every query, whatever is causal."""
     packing: Packing | None = None
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
 
-    def mask(
-        self, window: int | None, queries: int, keys: int, device: torch.device
-    ) -> Tensor | None:
+    def mask(self, window: int | None, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """(B or 1, 1, T, S) bool, or None where every query sees every key. One per window, built on first use."""
         if window not in self._masks:
             self._masks[window] = self._build(window, queries, keys, device)
         return self._masks[window]
 
-    def _build(
-        self, window: int | None, queries: int, keys: int, device: torch.device
-    ) -> Tensor | None:
+    def _build(self, window: int | None, queries: int, keys: int, device: torch.device) -> Tensor | None:
         mask = None if self.keys is None else self.keys[:, None, :]  # (B, 1, S)
         if self.causal:
             last = torch.arange(keys - queries, keys, device=device)[None]
-            query_at = (last if self.positions is None else self.positions)[
-                ..., None
-            ]  # (B, T, 1)
+            query_at = (last if self.positions is None else self.positions)[..., None]  # (B, T, 1)
             key_at = torch.arange(keys, device=device)
             behind = key_at <= query_at  # (B, T, S)
             if window is not None:
                 behind = behind & (key_at > query_at - window)
+            if self.prefix:
+                behind = behind | (key_at < self.prefix)
             mask = behind if mask is None else behind & mask
         return None if mask is None else mask[:, None]
 
@@ -106,20 +101,11 @@ def attend(
     `sinks` (H,): a logit per head that takes part in the softmax and is then dropped (GPT-OSS).
     """
     if sight.packing is not None:
-        return _attend_packed(
-            q, k, v, sight.packing, window=window, sinks=sinks, dropout=dropout
-        )
+        return _attend_packed(q, k, v, sight.packing, window=window, sinks=sinks, dropout=dropout)
     queries, keys = q.shape[2], k.shape[2]
     narrow = window is not None and window < keys
-    if (
-        sinks is None
-        and sight.aligned
-        and not narrow
-        and (not sight.causal or queries in (1, keys))
-    ):
-        return _sdpa(
-            q, k, v, None, causal=sight.causal and queries > 1, dropout=dropout
-        )
+    if sinks is None and sight.aligned and not narrow and (not sight.causal or queries in (1, keys)):
+        return _sdpa(q, k, v, None, causal=sight.causal and queries > 1, dropout=dropout)
     mask = sight.mask(window if narrow else None, queries, keys, q.device)
     if sinks is not None:
         return _with_sinks(q, k, v, mask, sinks, dropout)
@@ -140,9 +126,7 @@ def _sdpa(
         # One query a head: the heads of a group become the rows of one product, so that keys are read once.
         b, h, _, d = q.shape
         q = q.reshape(b, k.shape[1], groups, d)
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout
-        ).reshape(b, h, 1, d)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout).reshape(b, h, 1, d)
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -154,18 +138,14 @@ def _sdpa(
     )
 
 
-def _with_sinks(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor, dropout: float
-) -> Tensor:
+def _with_sinks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor, dropout: float) -> Tensor:
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     sink = sinks.view(1, -1, 1, 1).expand(q.shape[0], -1, q.shape[2], 1)
-    weights = (
-        torch.cat((scores, sink), dim=-1).float().softmax(dim=-1)[..., :-1].to(q.dtype)
-    )
+    weights = torch.cat((scores, sink), dim=-1).float().softmax(dim=-1)[..., :-1].to(q.dtype)
     return F.dropout(weights, dropout) @ v
 
 
@@ -186,13 +166,9 @@ def _attend_packed(
         at += length
     out = torch.empty_like(q)
     for length, places in starts.items():
-        index = (torch.tensor(places)[:, None] + torch.arange(length)).to(
-            q.device
-        )  # (segments, length)
-        parts = (
-            x[0][:, index].transpose(0, 1) for x in (q, k, v)
-        )  # (segments, heads, length, D)
-        seen = attend(*parts, Sight(), window=window, sinks=sinks, dropout=dropout)
+        index = (torch.tensor(places)[:, None] + torch.arange(length)).to(q.device)  # (segments, length)
+        parts = [x[0][:, index].transpose(0, 1) for x in (q, k, v)]  # (segments, heads, length, D)
+        seen = attend(parts[0], parts[1], parts[2], Sight(), window=window, sinks=sinks, dropout=dropout)
         out[0, :, index] = seen.transpose(0, 1)
     return out
 
@@ -219,12 +195,8 @@ class KVCache:
     ) -> None:
         assert config.head_dim is not None
         shape = (slots, config.kv_heads, max_len, config.head_dim)
-        self.keys = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)
-        ]
-        self.values = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)
-        ]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)
         self.started = torch.zeros(slots, dtype=torch.long, device=device)
         """Length of each row's first prefill, by which length-dependent rope is chosen (`RopeScaling.per_call`)."""
@@ -241,26 +213,18 @@ class KVCache:
     def begin(self, tokens: int, taken: Tensor | None = None) -> Tensor:
         """Say where the next `tokens` columns go: (slots, tokens). Of these row b will keep `taken[b]` (None: all)."""
         if self.extent + tokens > self.max_len:
-            raise UsageError(
-                f"the cache holds {self.max_len} tokens; {self.extent} are used and {tokens} more came"
-            )
+            raise UsageError(f"the cache holds {self.max_len} tokens; {self.extent} are used and {tokens} more came")
         device = self.lengths.device
         first = self.lengths == 0
-        self.started = torch.where(
-            first, tokens if taken is None else taken, self.started
-        )
+        self.started = torch.where(first, tokens if taken is None else taken, self.started)
         self.places = self.lengths[:, None] + torch.arange(tokens, device=device)
         return self.places
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (slots, KV, T, D) at the places begun and return everything up to the extent."""
         rows = torch.arange(self.slots, device=self.places.device)[:, None]
-        self.keys[layer][rows, :, self.places] = keys.transpose(1, 2).to(
-            self.keys[layer].dtype
-        )
-        self.values[layer][rows, :, self.places] = values.transpose(1, 2).to(
-            self.values[layer].dtype
-        )
+        self.keys[layer][rows, :, self.places] = keys.transpose(1, 2).to(self.keys[layer].dtype)
+        self.values[layer][rows, :, self.places] = values.transpose(1, 2).to(self.values[layer].dtype)
         end = self.extent + self.places.shape[1]
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 

@@ -78,15 +78,9 @@ class ChatModel(nn.Module):
             return self.mlp1(patches)
         side = round(patches.shape[1] ** 0.5)
         grid = patches.unflatten(1, (side, side))
-        return self.mlp1(
-            pixel_shuffle(
-                grid, round(1 / config.downsample), config.pixel_shuffle
-            ).flatten(1, 2)
-        )
+        return self.mlp1(pixel_shuffle(grid, round(1 / config.downsample), config.pixel_shuffle).flatten(1, 2))
 
-    def hidden(
-        self, input_ids: Tensor, image_features: Tensor | None = None, **rows: Any
-    ) -> Tensor:
+    def hidden(self, input_ids: Tensor, image_features: Tensor | None = None, **rows: Any) -> Tensor:
         """Normalised hidden states (B, T, dim); `rows` as in `Decoder.forward`."""
         return self.language_model(self.embed(input_ids, image_features), **rows)
 
@@ -120,18 +114,12 @@ class ChatModel(nn.Module):
         input_ids (B, T), right padded with any id but the image slot's where `lengths` (B,) says so.
         """
         if lengths is None or bool((lengths == input_ids.shape[1]).all()):
-            return self.language_model.logits(
-                self.hidden(input_ids, image_features, cache=cache)[:, -1]
-            )
+            return self.language_model.logits(self.hidden(input_ids, image_features, cache=cache)[:, -1])
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
         mask = columns < lengths[:, None]
-        hidden = self.hidden(
-            input_ids, image_features, cache=cache, attention_mask=mask
-        )
+        hidden = self.hidden(input_ids, image_features, cache=cache, attention_mask=mask)
         last = (lengths - 1).clamp(min=0)
-        return self.language_model.logits(
-            hidden[torch.arange(len(hidden), device=last.device), last]
-        )
+        return self.language_model.logits(hidden[torch.arange(len(hidden), device=last.device), last])
 
     def step(self, tokens: Tensor, *, cache: KVCache) -> Tensor:
         """One more token (B, 1) a row: logits (B, vocab). A generated `<IMG_CONTEXT>` is a token, not a slot."""
@@ -154,9 +142,7 @@ class ChatModel(nn.Module):
         whole vocabulary never exist for all tokens at once.
         """
         features = self._checked_features(input_ids, pixel_values)
-        hidden = self.hidden(
-            input_ids, features, attention_mask=attention_mask, packing=packing
-        )
+        hidden = self.hidden(input_ids, features, attention_mask=attention_mask, packing=packing)
         learnt = targets != IGNORED
         learnt[:, 0] = False
         if packing is not None:
@@ -168,19 +154,13 @@ class ChatModel(nn.Module):
             for h, w in zip(before.split(chunk), wanted.split(chunk), strict=True)
         ]
         out = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
-        return (
-            out.index_put((rows, columns), torch.cat(pieces))
-            if pieces
-            else out + hidden.sum() * 0
-        )
+        return out.index_put((rows, columns), torch.cat(pieces)) if pieces else out + hidden.sum() * 0
 
     def _logprobs(self, hidden: Tensor, wanted: Tensor) -> Tensor:
         logits = self.language_model.logits(hidden).float()
         return logits.gather(-1, wanted[:, None])[:, 0] - logits.logsumexp(-1)
 
-    def _checked_features(
-        self, input_ids: Tensor, pixel_values: Tensor | None
-    ) -> Tensor | None:
+    def _checked_features(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor | None:
         """Image features, after counting that they will fit: the tower is dear, a mistake is not worth running it."""
         found = int((input_ids == self.config.image_token).sum())
         tiles = 0 if pixel_values is None else len(pixel_values)
@@ -190,8 +170,4 @@ class ChatModel(nn.Module):
                 f"the tokens have {found} image slots but {tiles} tiles fill {tiles * self.config.slots_per_tile} "
                 f"({self.config.slots_per_tile} each); give as many tiles as the prompt was made for"
             )
-        return (
-            None
-            if pixel_values is None or tiles == 0
-            else self.image_features(pixel_values)
-        )
+        return None if pixel_values is None or tiles == 0 else self.image_features(pixel_values)

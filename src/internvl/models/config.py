@@ -40,22 +40,23 @@ class VisionConfig:
     activation: Activation = "gelu"
     layer_scale: float = 0.1
     """The initial value of both layer-scale vectors; irrelevant once weights are loaded."""
+    fp32_layer_scale: bool = False
+    """Multiply by the layer scale in fp32 (plain InternVL-C in half precision)."""
     drop_path: float = 0.0
     """Stochastic depth of the last layer; it grows linearly from 0 at the first."""
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    pool_dim: int = 0
+    """Width of the embedding of the attention pool that the released `.pth` tower carries; 0: none."""
+    pool_heads: int = 16
 
     def __post_init__(self) -> None:
         _positive("VisionConfig", image_size=self.image_size, patch_size=self.patch_size, dim=self.dim,
                   layers=self.layers, heads=self.heads, mlp_dim=self.mlp_dim)  # fmt: skip
         if self.dim % self.heads:
-            raise ConfigError(
-                f"VisionConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})"
-            )
+            raise ConfigError(f"VisionConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})")
         if self.image_size < self.patch_size:
-            raise ConfigError(
-                f"VisionConfig: image_size {self.image_size} is below patch_size {self.patch_size}"
-            )
+            raise ConfigError(f"VisionConfig: image_size {self.image_size} is below patch_size {self.patch_size}")
 
     @property
     def grid(self) -> int:
@@ -67,13 +68,13 @@ class VisionConfig:
 class RopeScaling:
     """How rotary positions are stretched beyond the length the decoder was pre-trained with.
 
-    | kind       | uses                                                        | source                                |
-    |------------|-------------------------------------------------------------|---------------------------------------|
-    | `linear`   | factor                                                      | Chen et al. 2023, arXiv:2306.15595    |
-    | `dynamic`  | factor, original                                            | NTK-aware scaling, as in InternLM2    |
-    | `llama3`   | factor, original, low_freq, high_freq                       | Llama 3.1                             |
-    | `longrope` | short_factors, long_factors, original, extended, temperature | Phi-3 "su" and "yarn"; arXiv:2402.13753 |
-    | `yarn`     | factor, original, beta_fast, beta_slow, truncate, attention_factor | arXiv:2309.00071, as in GPT-OSS |
+    | kind       | uses                                                 | source                              |
+    |------------|------------------------------------------------------|-------------------------------------|
+    | `linear`   | factor                                               | arXiv:2306.15595                    |
+    | `dynamic`  | factor, original                                     | NTK-aware scaling, as in InternLM2  |
+    | `llama3`   | factor, original, low_freq, high_freq                | Llama 3.1                           |
+    | `longrope` | short_factors, long_factors, original, temperature   | Phi-3 "su", "yarn"; arXiv:2402.13753 |
+    | `yarn`     | factor, original, beta_*, truncate, attention_factor | arXiv:2309.00071, as in GPT-OSS     |
     """
 
     kind: RopeKind
@@ -114,9 +115,7 @@ class Experts:
 
     def __post_init__(self) -> None:
         if not 0 < self.active <= self.count:
-            raise ConfigError(
-                f"Experts: active ({self.active}) must be between 1 and count ({self.count})"
-            )
+            raise ConfigError(f"Experts: active ({self.active}) must be between 1 and count ({self.count})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +152,10 @@ class TextConfig:
         _positive("TextConfig", vocab=self.vocab, dim=self.dim, layers=self.layers, heads=self.heads,
                   kv_heads=self.kv_heads, max_positions=self.max_positions, rope_theta=self.rope_theta)  # fmt: skip
         if self.heads % self.kv_heads:
-            raise ConfigError(
-                f"TextConfig: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})"
-            )
+            raise ConfigError(f"TextConfig: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_dim is None:
             if self.dim % self.heads:
-                raise ConfigError(
-                    f"TextConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})"
-                )
+                raise ConfigError(f"TextConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})")
             object.__setattr__(self, "head_dim", self.dim // self.heads)
         if self.rope is not None and self.rope.kind == "longrope":
             half = self.rotary_dim // 2
@@ -177,11 +172,7 @@ class TextConfig:
 
     def window_of(self, layer: int) -> int | None:
         """The look-back window of one layer, or None where it sees everything."""
-        return (
-            self.window
-            if self.windowed_layers is None or layer in self.windowed_layers
-            else None
-        )
+        return self.window if self.windowed_layers is None or layer in self.windowed_layers else None
 
     def is_sparse(self, layer: int) -> bool:
         """Whether this layer's MLP is a mixture of experts."""
@@ -210,10 +201,7 @@ class ChatConfig:
 
     def __post_init__(self) -> None:
         side = round(1 / self.downsample)
-        if (
-            self.projector == "mlp1"
-            and (self.tile_size // self.vision.patch_size) % side
-        ):
+        if self.projector == "mlp1" and (self.tile_size // self.vision.patch_size) % side:
             raise ConfigError(
                 f"ChatConfig: {self.tile_size} px tiles have {self.tile_size // self.vision.patch_size} patches a "
                 f"side, which pixel shuffle by {side} cannot fold; use a multiple of {side * self.vision.patch_size}"
@@ -231,9 +219,7 @@ class ChatConfig:
     def slots_per_tile(self) -> int:
         """Image tokens one tile takes: 256 for 448 px, patch 14, downsample 0.5."""
         patches = (self.tile_size // self.vision.patch_size) ** 2
-        return (
-            int(patches * self.downsample**2) if self.projector == "mlp1" else patches
-        )
+        return int(patches * self.downsample**2) if self.projector == "mlp1" else patches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +236,6 @@ class PairConfig:
     """Layers 0, cross_every, 2 cross_every, ... have cross-attention to the image."""
     image_size: int | None = None
     """Side of the picture where it differs from the tower's own (364 for the Flickr fine-tunes)."""
-    fp32_layer_scale: bool = False
-    """Plain InternVL-C in half precision multiplies by the layer scale in fp32."""
 
     @property
     def tile_size(self) -> int:

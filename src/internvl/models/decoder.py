@@ -21,9 +21,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = DecoderStack(config)
-        self.lm_head = (
-            None if config.tied_head else Linear(config.dim, config.vocab, bias=False)
-        )
+        self.lm_head = None if config.tied_head else Linear(config.dim, config.vocab, bias=False)
         self.checkpointing = False
         """Recompute each layer in the backward pass instead of keeping its activations."""
 
@@ -31,11 +29,7 @@ class Decoder(nn.Module):
         return self.model.embed_tokens(input_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return (
-            F.linear(hidden, self.model.embed_tokens.weight)
-            if self.lm_head is None
-            else self.lm_head(hidden)
-        )
+        return F.linear(hidden, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
 
     def forward(
         self,
@@ -73,9 +67,7 @@ class DecoderStack(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab, config.dim)
-        self.layers = nn.ModuleList(
-            DecoderLayer(config, i) for i in range(config.layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
         self.norm = RMSNorm(config.dim, config.eps)
 
 
@@ -89,12 +81,8 @@ def read_rows(
 
     The lengths are (B, 1), but (1, T) for a packed row, whose tokens belong to samples of different lengths.
     """
-    if sum(option is not None for option in (packing, cache)) > 1 or (
-        packing and attention_mask is not None
-    ):
-        raise UsageError(
-            "packing excludes cache and attention_mask: a packed row has no padding and is read at once"
-        )
+    if sum(option is not None for option in (packing, cache)) > 1 or (packing and attention_mask is not None):
+        raise UsageError("packing excludes cache and attention_mask: a packed row has no padding and is read at once")
     b, t = x.shape[:2]
     taken = None if attention_mask is None else attention_mask.sum(1)
     if cache is not None:
@@ -119,9 +107,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(config, index)
         self.mlp = (
-            MixtureOfExperts(config)
-            if config.is_sparse(index)
-            else SwiGLU(config.dim, config.mlp_dim, config.mlp_bias)
+            MixtureOfExperts(config) if config.is_sparse(index) else SwiGLU(config.dim, config.mlp_dim, config.mlp_bias)
         )
         self.input_layernorm = RMSNorm(config.dim, config.eps)
         self.post_attention_layernorm = RMSNorm(config.dim, config.eps)
@@ -146,18 +132,10 @@ class Attention(nn.Module):
         self.index = index
         self.head_dim = config.head_dim
         self.window = config.window_of(index)
-        self.q_proj = Linear(
-            config.dim, config.heads * config.head_dim, bias=config.qkv_bias
-        )
-        self.k_proj = Linear(
-            config.dim, config.kv_heads * config.head_dim, bias=config.qkv_bias
-        )
-        self.v_proj = Linear(
-            config.dim, config.kv_heads * config.head_dim, bias=config.qkv_bias
-        )
-        self.o_proj = Linear(
-            config.heads * config.head_dim, config.dim, bias=config.out_bias
-        )
+        self.q_proj = Linear(config.dim, config.heads * config.head_dim, bias=config.qkv_bias)
+        self.k_proj = Linear(config.dim, config.kv_heads * config.head_dim, bias=config.qkv_bias)
+        self.v_proj = Linear(config.dim, config.kv_heads * config.head_dim, bias=config.qkv_bias)
+        self.o_proj = Linear(config.heads * config.head_dim, config.dim, bias=config.out_bias)
         self.q_norm = RMSNorm(config.head_dim, config.eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.eps) if config.qk_norm else None
         self.sinks = nn.Parameter(torch.zeros(config.heads)) if config.sinks else None
@@ -170,10 +148,7 @@ class Attention(nn.Module):
         cache: KVCache | None,
     ) -> Tensor:
         b, t, _ = x.shape
-        q, k, v = (
-            p(x).view(b, t, -1, self.head_dim)
-            for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (p(x).view(b, t, -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (

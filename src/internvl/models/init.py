@@ -31,21 +31,13 @@ def initialise(model: nn.Module, *, seed: int = 0, std: float = 0.02) -> None:
     >>> initialise(ChatModel(config), seed=1)  # doctest: +SKIP
     """
     draw = torch.Generator().manual_seed(seed)
-    depth = {
-        name.rpartition(".")[0]: len(m)
-        for name, m in model.named_modules()
-        if isinstance(m, nn.ModuleList)
-    }
+    depth = {name.rpartition(".")[0]: len(m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
     for name, parameter in model.named_parameters():
-        layers = next(
-            (n for prefix, n in depth.items() if name.startswith(f"{prefix}.")), 1
-        )
+        layers = next((n for prefix, n in depth.items() if name.startswith(f"{prefix}.")), 1)
         _fill(name, parameter.data, layers, std, draw)
 
 
-def _fill(
-    name: str, values: torch.Tensor, layers: int, std: float, draw: torch.Generator
-) -> None:
+def _fill(name: str, values: torch.Tensor, layers: int, std: float, draw: torch.Generator) -> None:
     if name.endswith((".ls1", ".ls2")):
         return  # set from the config when the module was made
     if any(norm in name for norm in NORMS) and values.ndim == 1:

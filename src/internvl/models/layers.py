@@ -23,13 +23,12 @@ class Linear(nn.Linear):
 
     left: bool = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.left and x.numel() <= FEW_ROWS * self.in_features:
-            y = (self.weight @ x.reshape(-1, self.in_features).T).T.reshape(
-                *x.shape[:-1], self.out_features
-            )
+    def forward(self, input: Tensor) -> Tensor:
+        if self.left and input.numel() <= FEW_ROWS * self.in_features:
+            rows = input.reshape(-1, self.in_features)
+            y = (self.weight @ rows.T).T.reshape(*input.shape[:-1], self.out_features)
             return y if self.bias is None else y + self.bias
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias)
 
 
 class LoraLinear(nn.Module):
@@ -42,19 +41,12 @@ class LoraLinear(nn.Module):
         super().__init__()
         where = {"device": base.weight.device, "dtype": base.weight.dtype}
         self.base_layer = base
-        self.lora_A = nn.ModuleDict(
-            {"default": nn.Linear(base.in_features, rank, bias=False, **where)}
-        )
-        self.lora_B = nn.ModuleDict(
-            {"default": nn.Linear(rank, base.out_features, bias=False, **where)}
-        )
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, rank, bias=False, **where)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(rank, base.out_features, bias=False, **where)})
         self.scale = alpha / rank
 
     def forward(self, x: Tensor) -> Tensor:
-        return (
-            self.base_layer(x)
-            + self.lora_B["default"](self.lora_A["default"](x)) * self.scale
-        )
+        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x)) * self.scale
 
 
 def add_adapter(model: nn.Module, name: str, rank: int, alpha: float) -> LoraLinear:
@@ -66,9 +58,7 @@ def add_adapter(model: nn.Module, name: str, rank: int, alpha: float) -> LoraLin
     parent = model.get_submodule(parent_name)
     base = getattr(parent, child)
     if not isinstance(base, nn.Linear):
-        raise UsageError(
-            f"{name} is {type(base).__name__}; only a linear layer can carry one adapter"
-        )
+        raise UsageError(f"{name} is {type(base).__name__}; only a linear layer can carry one adapter")
     adapted = LoraLinear(base, rank, alpha)
     setattr(parent, child, adapted)
     return adapted
@@ -154,9 +144,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos[:, None] + torch.cat((-b, a), dim=-1) * sin[:, None]
 
 
-def rotary_tables(
-    config: TextConfig, positions: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor]:
+def rotary_tables(config: TextConfig, positions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin (B, T, head_dim) in fp32 for positions (B, T).
 
     `lengths`, (B, 1) or (B, T), is the length of the sequence that each token belongs to, which the length-dependent
@@ -174,9 +162,7 @@ def rotary_tables(
 def inverse_frequencies(config: TextConfig, lengths: Tensor) -> tuple[Tensor, float]:
     """Angle per position of each pair of dimensions, (..., D / 2) for lengths (...), and the factor on cos and sin."""
     rope, dim, theta = config.rope, config.rotary_dim, config.rope_theta
-    exponents = (
-        torch.arange(0, dim, 2, device=lengths.device, dtype=torch.float32) / dim
-    )
+    exponents = torch.arange(0, dim, 2, device=lengths.device, dtype=torch.float32) / dim
     plain = 1.0 / theta**exponents
     if rope is None:
         return plain, 1.0
@@ -185,39 +171,25 @@ def inverse_frequencies(config: TextConfig, lengths: Tensor) -> tuple[Tensor, fl
         case "linear":
             return plain / rope.factor, 1.0
         case "dynamic":
-            stretch = (
-                rope.factor * lengths.float() / original - (rope.factor - 1)
-            ).clamp(min=1.0)
-            return 1.0 / (
-                theta * stretch[..., None] ** (dim / (dim - 2))
-            ) ** exponents, 1.0
+            stretch = (rope.factor * lengths.float() / original - (rope.factor - 1)).clamp(min=1.0)
+            return 1.0 / (theta * stretch[..., None] ** (dim / (dim - 2))) ** exponents, 1.0
         case "llama3":
             return _llama3(rope, plain, original), 1.0
         case "longrope":
-            factors = plain.new_tensor([rope.short_factors, rope.long_factors])[
-                (lengths > original).long()
-            ]
-            return plain / factors, _longrope_temperature(
-                rope, config.max_positions / original, original
-            )
+            factors = plain.new_tensor([rope.short_factors, rope.long_factors])[(lengths > original).long()]
+            return plain / factors, _longrope_temperature(rope, config.max_positions / original, original)
         case "yarn":
-            return _yarn(
-                rope, plain, dim, theta, original
-            ), rope.attention_factor or _yarn_temperature(rope.factor)
+            return _yarn(rope, plain, dim, theta, original), rope.attention_factor or _yarn_temperature(rope.factor)
 
 
 def _llama3(rope: RopeScaling, plain: Tensor, original: int) -> Tensor:
     """Slow dimensions are stretched by the factor, fast ones not, those between in proportion."""
-    turns = (
-        original * plain / (2 * math.pi)
-    )  # how often each pair turns within the original context
+    turns = original * plain / (2 * math.pi)  # how often each pair turns within the original context
     keep = ((turns - rope.low_freq) / (rope.high_freq - rope.low_freq)).clamp(0, 1)
     return plain * keep + plain / rope.factor * (1 - keep)
 
 
-def _yarn(
-    rope: RopeScaling, plain: Tensor, dim: int, theta: float, original: int
-) -> Tensor:
+def _yarn(rope: RopeScaling, plain: Tensor, dim: int, theta: float, original: int) -> Tensor:
     """Like llama3, but the ramp runs over the index of the dimension."""
 
     def index_of(turns: float) -> float:

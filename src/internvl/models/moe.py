@@ -34,9 +34,7 @@ class MixtureOfExperts(nn.Module):
         out = torch.zeros_like(tokens)
         for expert in chosen.unique().tolist():
             rows, place = (chosen == expert).nonzero(as_tuple=True)
-            answer = self.experts(expert, tokens[rows]) * weights[rows, place, None].to(
-                x.dtype
-            )
+            answer = self.experts(expert, tokens[rows]) * weights[rows, place, None].to(x.dtype)
             out.index_add_(0, rows, answer)
         return out.view_as(x)
 

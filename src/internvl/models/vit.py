@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from internvl.errors import UsageError
 from internvl.models.attention import EVERYTHING, attend
 from internvl.models.config import VisionConfig
+from internvl.models.heads import AttentionPool
 from internvl.models.layers import DropPath, Linear, Mlp, RMSNorm, norm_layer
 
 
@@ -33,32 +34,24 @@ class VisionTransformer(nn.Module):
         """Left by whoever loaded the weights; never read here."""
         self.embeddings = VisionEmbeddings(config)
         self.encoder = VisionEncoder(config)
+        self.clip_projector = AttentionPool(config.dim, config.pool_heads, config.pool_dim) if config.pool_dim else None
+        """Not part of `forward`; `model.clip_projector(model(pixels))` is the contrastive image embedding."""
         self.checkpointing = False
         """Recompute each block in the backward pass instead of keeping its activations."""
 
     @overload
     def forward(self, pixel_values: Tensor) -> Tensor: ...
     @overload
-    def forward(
-        self, pixel_values: Tensor, collect: Sequence[int]
-    ) -> tuple[Tensor, ...]: ...
-    def forward(
-        self, pixel_values: Tensor, collect: Sequence[int] | None = None
-    ) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, pixel_values: Tensor, collect: Sequence[int]) -> tuple[Tensor, ...]: ...
+    def forward(self, pixel_values: Tensor, collect: Sequence[int] | None = None) -> Tensor | tuple[Tensor, ...]:
         """The last hidden state, or those listed in `collect`: 0 is the embeddings, i the output of layer i.
 
         Negative numbers count from the end (-1: the last layer). Layers after the last one asked for are not run.
         """
         layers = self.config.layers
-        wanted = (
-            [layers]
-            if collect is None
-            else [i + layers + 1 if i < 0 else i for i in collect]
-        )
+        wanted = [layers] if collect is None else [i + layers + 1 if i < 0 else i for i in collect]
         if not wanted or not all(0 <= i <= layers for i in wanted):
-            raise UsageError(
-                f"collect is {collect}; hidden states are 0 to {layers}, or -1 to {-layers - 1}"
-            )
+            raise UsageError(f"collect is {collect}; hidden states are 0 to {layers}, or -1 to {-layers - 1}")
         x = self.embeddings(pixel_values)
         states = {0: x}
         for i, block in enumerate(self.encoder.layers[: max(wanted)], start=1):
@@ -68,9 +61,7 @@ class VisionTransformer(nn.Module):
                 x = block(x)
             if i in wanted:
                 states[i] = x
-        return (
-            states[wanted[0]] if collect is None else tuple(states[i] for i in wanted)
-        )
+        return states[wanted[0]] if collect is None else tuple(states[i] for i in wanted)
 
 
 class VisionEmbeddings(nn.Module):
@@ -81,27 +72,17 @@ class VisionEmbeddings(nn.Module):
         self.patch_size = config.patch_size
         self.grid = config.grid
         self.class_embedding = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.patch_embedding = nn.Conv2d(
-            3, config.dim, kernel_size=config.patch_size, stride=config.patch_size
-        )
-        self.position_embedding = nn.Parameter(
-            torch.zeros(1, 1 + config.grid**2, config.dim)
-        )
+        self.patch_embedding = nn.Conv2d(3, config.dim, kernel_size=config.patch_size, stride=config.patch_size)
+        self.position_embedding = nn.Parameter(torch.zeros(1, 1 + config.grid**2, config.dim))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         height, width = pixel_values.shape[-2:]
-        if (
-            pixel_values.ndim != 4
-            or height % self.patch_size
-            or width % self.patch_size
-        ):
+        if pixel_values.ndim != 4 or height % self.patch_size or width % self.patch_size:
             raise UsageError(
                 f"pixel_values are {tuple(pixel_values.shape)}; expected (tiles, 3, H, W) with H and W multiples "
                 f"of {self.patch_size}"
             )
-        patches = self.patch_embedding(
-            pixel_values.to(self.patch_embedding.weight.dtype)
-        )  # (B, D, h, w)
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # (B, D, h, w)
         classes = self.class_embedding.expand(len(patches), -1, -1).to(patches.dtype)
         x = torch.cat((classes, patches.flatten(2).transpose(1, 2)), dim=1)
         return x + self.positions(*patches.shape[-2:]).to(x.dtype)
@@ -117,12 +98,8 @@ def resize_positions(table: Tensor, height: int, width: int) -> Tensor:
     """Position embeddings (1, 1 + S * S, D) for another grid; the class token's own stays as it is."""
     side = round((table.shape[1] - 1) ** 0.5)
     grid = table[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(
-        grid, size=(height, width), mode="bicubic", align_corners=False
-    )
-    return torch.cat(
-        (table[:, :1], grid.flatten(2).transpose(1, 2).to(table.dtype)), dim=1
-    )
+    grid = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+    return torch.cat((table[:, :1], grid.flatten(2).transpose(1, 2).to(table.dtype)), dim=1)
 
 
 class VisionEncoder(nn.Module):
@@ -130,18 +107,12 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        rates = (
-            config.drop_path * i / max(config.layers - 1, 1)
-            for i in range(config.layers)
-        )
+        rates = (config.drop_path * i / max(config.layers - 1, 1) for i in range(config.layers))
         self.layers = nn.ModuleList(VisionBlock(config, rate) for rate in rates)
 
 
 class VisionBlock(nn.Module):
     """x + ls1 * attention(norm1(x)), then x + ls2 * mlp(norm2(x))."""
-
-    fp32_layer_scale = False
-    """Plain InternVL-C multiplies by the layer scale in fp32."""
 
     def __init__(self, config: VisionConfig, drop_path: float) -> None:
         super().__init__()
@@ -152,6 +123,7 @@ class VisionBlock(nn.Module):
         self.ls1 = nn.Parameter(torch.full((config.dim,), config.layer_scale))
         self.ls2 = nn.Parameter(torch.full((config.dim,), config.layer_scale))
         self.drop_path = DropPath(drop_path)
+        self.fp32_layer_scale = config.fp32_layer_scale
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.scale(self.attn(self.norm1(x)), self.ls1))
@@ -179,10 +151,6 @@ class VisionAttention(nn.Module):
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (
-            part.view(b, t, self.heads, -1).transpose(1, 2) for part in (q, k, v)
-        )
-        seen = attend(
-            q, k, v, EVERYTHING, dropout=self.dropout if self.training else 0.0
-        )
+        q, k, v = (part.view(b, t, self.heads, -1).transpose(1, 2) for part in (q, k, v))
+        seen = attend(q, k, v, EVERYTHING, dropout=self.dropout if self.training else 0.0)
         return self.proj_drop(self.proj(seen.transpose(1, 2).reshape(b, t, d)))

@@ -1,0 +1,49 @@
+"""Heads on top of a tower."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from internvl.models.attention import EVERYTHING, attend
+from internvl.models.layers import Linear
+
+POOL_EPS = 1e-5
+
+
+class AttentionPool(nn.Module):
+    """One query, the mean of all tokens, looks at all tokens: (B, T, dim) -> (B, out).
+
+    No residual, no MLP, no positions; q, k and v are normalised each with a LayerNorm of its own. It ends the image
+    side of InternVL-C and InternVL-G (arXiv:2312.14238) and is the attention-pooling probe of the tower.
+    """
+
+    def __init__(self, dim: int, heads: int, out: int) -> None:
+        super().__init__()
+        self.norm1_q = nn.LayerNorm(dim, eps=POOL_EPS)
+        self.norm1_k = nn.LayerNorm(dim, eps=POOL_EPS)
+        self.norm1_v = nn.LayerNorm(dim, eps=POOL_EPS)
+        self.cross_attn = PoolAttention(dim, heads, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.norm1_q(x.mean(dim=1, keepdim=True))
+        return self.cross_attn(q, self.norm1_k(x), self.norm1_v(x))[:, 0]
+
+
+class PoolAttention(nn.Module):
+    """Multi-head attention whose biases are parameters of their own, as the checkpoints name them."""
+
+    def __init__(self, dim: int, heads: int, out: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v = (Linear(dim, dim, bias=False) for _ in range(3))
+        self.q_bias, self.k_bias, self.v_bias = (nn.Parameter(torch.zeros(dim)) for _ in range(3))
+        self.proj = Linear(dim, out)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = F.linear(q, self.q.weight, self.q_bias)
+        k = F.linear(k, self.k.weight, self.k_bias)
+        v = F.linear(v, self.v.weight, self.v_bias)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        return self.proj(attend(q, k, v, EVERYTHING).transpose(1, 2).flatten(2))
