@@ -199,7 +199,8 @@ class KVCache:
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)
         self.started = torch.zeros(slots, dtype=torch.long, device=device)
-        """Length of each row's first prefill, by which length-dependent rope is chosen (`RopeScaling.per_call`)."""
+        """The length by which each row's length-dependent rope is chosen: that of its first prefill, unless a caller
+        who prefills in chunks has set it before. 0: not chosen yet."""
         self.extent = 0
         self.level = True
         """All rows are known to be `extent` tokens long."""
@@ -215,8 +216,7 @@ class KVCache:
         if self.extent + tokens > self.max_len:
             raise UsageError(f"the cache holds {self.max_len} tokens; {self.extent} are used and {tokens} more came")
         device = self.lengths.device
-        first = self.lengths == 0
-        self.started = torch.where(first, tokens if taken is None else taken, self.started)
+        self.started = torch.where(self.started == 0, tokens if taken is None else taken, self.started)
         self.places = self.lengths[:, None] + torch.arange(tokens, device=device)
         return self.places
 
@@ -244,5 +244,6 @@ class KVCache:
     def truncate(self, lengths: Tensor) -> None:
         """Forget everything from lengths[b] on in row b."""
         self.lengths = torch.minimum(self.lengths, lengths)
+        self.started = self.started * (self.lengths > 0)
         self.extent = int(self.lengths.max())
         self.level = bool((self.lengths == self.extent).all())
