@@ -3,17 +3,15 @@
 #   docker build -t internvl .
 #   docker run --rm -v "$PWD:/data" internvl chat photo.jpg "What is this?"
 #
-# For an NVIDIA GPU build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 and run with --gpus all.
+# For an NVIDIA GPU: build with --build-arg TORCH_INDEX= (the ordinary wheels bring CUDA), run with --gpus all.
 FROM python:3.12-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 WORKDIR /opt/internvl
-COPY constraints.txt ./
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" -c constraints.txt torch
-COPY pyproject.toml README.md LICENSE ./
+COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY src src
-RUN pip install --no-cache-dir -c constraints.txt .
+RUN pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} .
 
 RUN useradd --create-home internvl
 USER internvl
