@@ -82,7 +82,7 @@ def test_more_beams_are_never_worth_less_here_and_their_score_is_a_teacher_force
 
 def test_a_batch_of_searches_finds_what_each_finds_alone():
     model = chat_model()
-    config = SamplingConfig(max_new_tokens=8, beams=3)
+    config = SamplingConfig(max_new_tokens=8, beams=3, length_penalty=0.0)
     prompts = prompts_of(model, config)
     stop = search(model, prompts)[1].ids[2]
     prompts = [replace(prompt, stop_ids=(stop,)) for prompt in prompts]
