@@ -1,0 +1,324 @@
+"""Pictures to tiles: choose the grid, cut, add the thumbnail, or one of the static transforms; normalise at the end.
+
+Everything here is bit-exact with the published preprocessing, which resizes with Pillow's antialiased bicubic filter.
+Tiles are uint8 `(n, S, S, 3)` RGB until `normalise` turns them into floats on the device that runs the model.
+
+What `to_rgb` makes of each Pillow mode:
+
+    mode                       default                                        compat="original"
+    any, with EXIF orientation upright                                        as stored
+    RGB, L, 1, YCbCr, CMYK,    Pillow's conversion                            the same
+      HSV, LAB, RGBX, P
+    RGBA, LA, PA, RGBa, La,    blended on white                               alpha dropped: hidden colours show
+      any with a key colour
+    I;16 (and I;16B, ...)      65535 is white: v / 257, rounded               clipped: 255 and more are white
+    I                          white is the first of 255, 65535, 2^31 - 1     clipped
+                               that is not below the largest value
+    F                          white is the first of 1, 255, 65535 that is    clipped
+                               not below the largest value, else that value
+
+A picture of several frames gives its first one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from internvl.errors import MediaUnreadable, UsageError, find
+
+if TYPE_CHECKING:
+    import torch
+
+Normalisation = Literal["imagenet", "clip", "siglip"]
+Compat = Literal["original"] | None
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+# fmt: off
+NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    #            mean                                   standard deviation
+    "imagenet": ((0.485, 0.456, 0.406),                 (0.229, 0.224, 0.225)),
+    "clip":     ((0.4814546, 0.4578275, 0.40821073),    (0.2686295, 0.2613025, 0.2757711)),
+    "siglip":   ((0.5, 0.5, 0.5),                       (0.5, 0.5, 0.5)),
+}
+
+UPRIGHT = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# fmt: on
+ORIENTATION = 0x0112
+BICUBIC = Image.Resampling.BICUBIC
+WORTH_A_THREAD = 200_000
+"""Pixels below which starting a second thread costs more than it saves."""
+MOST_PIXELS_AT_ONCE = 32_000_000
+"""Pixels of an intermediate picture above which the static transforms go another way: a 1x20000 picture padded to a
+square would need 1.6 GB."""
+
+
+@lru_cache(maxsize=64)
+def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """All (columns, rows) of min_tiles to max_tiles tiles, in the order in which `choose_grid` examines them.
+
+    By area. Inside one area the published order is that in which a set of these pairs, filled in exactly this order,
+    is walked; it decides ties once min_tiles exceeds 1. Hashes of pairs of small integers are the same in every
+    process and in all CPython versions since 3.8, so the same set is built here (golden/preprocess pins the outcome).
+
+    >>> candidate_grids(1, 3)
+    ((1, 1), (1, 2), (2, 1), (3, 1), (1, 3))
+    """
+    if not 1 <= min_tiles <= max_tiles:
+        raise UsageError(f"tiles from {min_tiles} to {max_tiles}: expected 1 <= min_tiles <= max_tiles")
+    grids = {
+        (columns, rows)
+        for longest in range(min_tiles, max_tiles + 1)
+        for columns in range(1, longest + 1)
+        for rows in range(1, longest + 1)
+        if min_tiles <= columns * rows <= max_tiles
+    }
+    return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))
+
+
+def choose_grid(
+    width: int, height: int, *, tile_size: int = 448, min_tiles: int = 1, max_tiles: int = 12
+) -> tuple[int, int]:
+    """The (columns, rows) whose aspect ratio is nearest to the picture's.
+
+    Among grids equally near, a larger one wins only if the picture has more than half of its pixels.
+
+    >>> choose_grid(1920, 1080), choose_grid(633, 633), choose_grid(634, 634)
+    ((4, 2), (1, 1), (2, 2))
+    """
+    if width < 1 or height < 1:
+        raise MediaUnreadable(f"the picture is {width}x{height}: it has no pixels")
+    aspect = width / height
+    best, best_distance = (1, 1), float("inf")
+    for columns, rows in candidate_grids(min_tiles, max_tiles):
+        distance = abs(aspect - columns / rows)
+        large_enough = width * height > 0.5 * tile_size * tile_size * columns * rows
+        if distance < best_distance or (distance == best_distance and large_enough):
+            best, best_distance = (columns, rows), distance
+    return best
+
+
+def tile(
+    picture: Image.Image,
+    *,
+    tile_size: int = 448,
+    min_tiles: int = 1,
+    max_tiles: int = 12,
+    thumbnail: bool = True,
+    threads: int = 2,
+) -> np.ndarray:
+    """Cut an RGB picture into tiles: uint8 (n, S, S, 3), row by row; the thumbnail last, if there is more than one.
+
+    The picture is stretched to the grid, not cropped or padded. `threads` changes the time, never a bit; give 1 where
+    other processes keep the machine busy.
+
+    >>> tile(Image.new("RGB", (1920, 1080))).shape
+    (9, 448, 448, 3)
+    """
+    _expect_rgb(picture)
+    columns, rows = choose_grid(*picture.size, tile_size=tile_size, min_tiles=min_tiles, max_tiles=max_tiles)
+    count = columns * rows
+    tiles = np.empty((count + (thumbnail and count > 1), tile_size, tile_size, 3), np.uint8)
+    pixels = max(picture.width * picture.height, count * tile_size * tile_size)
+    with _workers(threads if pixels >= WORTH_A_THREAD else 1) as (run, workers):
+        _stretch_into(tiles[:count].reshape(rows, columns, tile_size, tile_size, 3), picture, run, workers)
+        if len(tiles) > count:
+            _stretch_into(tiles[count:].reshape(1, 1, tile_size, tile_size, 3), picture, run, workers)
+    return tiles
+
+
+def _width_first(source: tuple[int, int], target: tuple[int, int]) -> bool:
+    """Which axis is resized first; 8 bits are kept in between, so the order shows in the bits.
+
+    The rule of Pillow 13, with which the golden tiles were made. Other versions have others, so the two passes are
+    always asked for one by one here, and the bits do not depend on the version that is installed.
+    """
+    fewer_columns, fewer_rows = source[0] - target[0], source[1] - target[1]
+    return fewer_rows <= 0 or fewer_rows <= 2 * fewer_columns
+
+
+def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    between = (size[0], picture.height) if _width_first(picture.size, size) else (picture.width, size[1])
+    return picture.resize(between, BICUBIC).resize(size, BICUBIC)
+
+
+def _stretch_into(grid: np.ndarray, picture: Image.Image, run: Run, workers: int) -> None:
+    """Resize the picture to the size of a whole grid (rows, columns, S, S, 3) and write its tiles there.
+
+    The first pass is done over bands of the picture, the second over columns of tiles (or rows of tiles, where the
+    height is resized first): the same bits as `_resize`, several threads, no picture per tile.
+    """
+    rows, columns, size = grid.shape[:3]
+    target = (columns * size, rows * size)
+    first = 0 if _width_first(picture.size, target) else 1  # axis: 0 is the width, 1 the height
+    second = 1 - first
+    edges = [picture.size[second] * part // workers for part in range(workers + 1)]
+    spans = [(start, stop) for start, stop in pairwise(edges) if start < stop]
+
+    def stretch_band(span: tuple[int, int]) -> Image.Image:
+        band = picture if len(spans) == 1 else _cut(picture, second, *span)
+        return band.resize(_with(band.size, first, target[first]), BICUBIC)
+
+    bands = list(run(stretch_band, spans))
+
+    def stretch_strip(index: int) -> None:
+        strip = Image.new("RGB", _with(picture.size, first, size))
+        for (start, _), band in zip(spans, bands, strict=True):
+            strip.paste(_cut(band, first, index * size, (index + 1) * size), _with((0, 0), second, start))
+        pixels = np.asarray(strip.resize(_with(target, first, size), BICUBIC))
+        if first == 0:
+            grid[:, index] = pixels.reshape(rows, size, size, 3)
+        else:
+            grid[index] = pixels.reshape(size, columns, size, 3).swapaxes(0, 1)
+
+    for _ in run(stretch_strip, range(target[first] // size)):
+        pass
+
+
+def _with(pair: tuple[int, int], axis: int, value: int) -> tuple[int, int]:
+    return (value, pair[1]) if axis == 0 else (pair[0], value)
+
+
+def _cut(picture: Image.Image, axis: int, start: int, stop: int) -> Image.Image:
+    """The part of a picture from `start` to `stop` along one axis."""
+    return picture.crop((*_with((0, 0), axis, start), *_with(picture.size, axis, stop)))
+
+
+@contextmanager
+def _workers(threads: int) -> Iterator[tuple[Run, int]]:
+    """A `map` over that many threads; Pillow lets go of the interpreter while it resizes."""
+    if threads <= 1:
+        yield map, 1
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map, threads
+
+
+def resize_plain(picture: Image.Image, *, size: int) -> np.ndarray:
+    """The whole RGB picture stretched to one tile: uint8 (S, S, 3). What a model without tiling sees."""
+    _expect_rgb(picture)
+    return np.array(_resize(picture, (size, size)))
+
+
+def pad_to_square(picture: Image.Image, *, size: int, normalisation: Normalisation = "imagenet") -> np.ndarray:
+    """The RGB picture centred on a square of the mean colour, then resized to one tile: uint8 (S, S, 3).
+
+    >>> pad_to_square(Image.new("RGB", (1, 20000)), size=448)[0, 0].tolist()
+    [123, 116, 103]
+    """
+    _expect_rgb(picture)
+    mean, _ = find("normalisation", normalisation, NORMALISATIONS)
+    red, green, blue = (int(value * 255) for value in mean)
+    side = max(picture.size)
+    left, top = (side - picture.width) // 2, (side - picture.height) // 2
+    narrow = Image.new("RGB", (size, side))
+    step = max(1, MOST_PIXELS_AT_ONCE // side)
+    for start in range(0, side, step):  # usually once; the width of a square is resized first, so bands are exact
+        band = Image.new("RGB", (side, min(step, side - start)), (red, green, blue))
+        band.paste(picture, (left, top - start))
+        narrow.paste(band.resize((size, band.height), BICUBIC), (0, start))
+    return np.array(narrow.resize((size, size), BICUBIC))
+
+
+def center_crop(picture: Image.Image, *, size: int) -> np.ndarray:
+    """The RGB picture resized until its shorter side is S, and its middle: uint8 (S, S, 3). InternVL-14B, classifying.
+
+    Pictures of an extreme shape are read through the crop's window instead of being resized whole, which may differ
+    by one level in a pixel.
+    """
+    _expect_rgb(picture)
+    short = min(picture.size)
+    width, height = (int(size * side / short) for side in picture.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)  # halves go to the even number, as published
+    if width * height <= MOST_PIXELS_AT_ONCE:
+        whole = _resize(picture, (width, height))
+        return np.array(whole.crop((left, top, left + size, top + size)))
+    across, down = picture.width / width, picture.height / height
+    window = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return np.array(picture.resize((size, size), BICUBIC, box=window))
+
+
+def normalise(tiles: np.ndarray | torch.Tensor, kind: Normalisation = "imagenet") -> torch.Tensor:
+    """uint8 tiles (n, S, S, 3) -> float32 (n, 3, S, S) with (x / 255 - mean) / std, on the device of the tiles."""
+    import torch
+
+    mean, std = find("normalisation", kind, NORMALISATIONS)
+    if isinstance(tiles, np.ndarray):
+        tiles = torch.from_numpy(np.require(tiles, requirements="W"))
+    pixels = tiles.permute(0, 3, 1, 2).contiguous().to(torch.float32)
+    shift, scale = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))
+    return pixels.div_(255).sub_(shift).div_(scale)
+
+
+def to_rgb(picture: Image.Image, *, compat: Compat = None) -> Image.Image:
+    """Any Pillow picture as RGB, upright and opaque; the table above says how. `compat="original"` as published.
+
+    >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    picture.load()  # before its metadata are asked: a TIFF turns itself upright while loading
+    if compat == "original":
+        return picture.convert("RGB")
+    turn = UPRIGHT.get(picture.getexif().get(ORIENTATION, 1))
+    if picture.mode == "RGB" and turn is None and "transparency" not in picture.info:
+        return picture
+    rgb = _opaque(picture)
+    rgb.info = {}  # otherwise the orientation would be applied again by the next reader
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return Image.fromarray(_to_eight_bits(picture)).convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    straight = {"RGBa": "RGBA", "La": "LA"}.get(picture.mode)  # premultiplied modes convert only to their own kind
+    layer = (picture.convert(straight) if straight else picture).convert("RGBA")
+    rgb = Image.new("RGB", picture.size, "white")
+    rgb.paste(layer, mask=layer.getchannel("A"))
+    return rgb
+
+
+def _to_eight_bits(picture: Image.Image) -> np.ndarray:
+    """Gray of 16 or 32 bits as uint8 (H, W): which value is white stands in the table above."""
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0, neginf=0)
+    largest = float(values.max(initial=0))
+    steps = {"I": (255, 65535, 2**31 - 1), "F": (1, 255, 65535)}.get(picture.mode, (65535,))
+    white = next((step for step in steps if step >= largest), largest)
+    gray = np.floor(np.clip(values / white, 0, 1) * 255 + 0.5)
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        gray[values == transparent] = 255
+    return gray.astype(np.uint8)
+
+
+def fingerprint(picture: Image.Image) -> str:
+    """SHA-256 over mode, size, palette, transparency and pixels: equal only for pictures that look the same.
+
+    For caches of features; the caller adds its own preprocessing settings.
+    """
+    palette = picture.palette
+    digest = hashlib.sha256()
+    head = (picture.mode, picture.size, palette and (palette.mode, palette.tobytes()), picture.info.get("transparency"))
+    digest.update(repr(head).encode() + b"\0")
+    digest.update(picture.tobytes())
+    return digest.hexdigest()
+
+
+def _expect_rgb(picture: Image.Image) -> None:
+    if picture.mode != "RGB":
+        raise UsageError(f"the picture has mode {picture.mode}, expected RGB: pass it through to_rgb first")
+    if not picture.width or not picture.height:
+        raise MediaUnreadable(f"the picture is {picture.width}x{picture.height}: it has no pixels")
