@@ -10,25 +10,7 @@ from torch import Tensor, nn
 
 from internvl.errors import UsageError
 from internvl.models.config import Activation, RopeScaling, TextConfig
-
-FEW_ROWS = 8
-"""Up to this many rows a product is bound by reading the weight, not by arithmetic."""
-
-
-class Linear(nn.Linear):
-    """`nn.Linear` that may hold its weight transposed in memory and multiply few rows from the left.
-
-    Both change speed only. `internvl.models.tune.tune` chooses them by measuring on the machine at hand.
-    """
-
-    left: bool = False
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.left and input.numel() <= FEW_ROWS * self.in_features:
-            rows = input.reshape(-1, self.in_features)
-            y = (self.weight @ rows.T).T.reshape(*input.shape[:-1], self.out_features)
-            return y if self.bias is None else y + self.bias
-        return F.linear(input, self.weight, self.bias)
+from internvl.models.linear import Linear
 
 
 class LoraLinear(nn.Module):
