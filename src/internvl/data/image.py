@@ -23,7 +23,7 @@ A picture of several frames gives its first one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -60,6 +60,8 @@ ORIENTATION = 0x0112
 BICUBIC = Image.Resampling.BICUBIC
 WORTH_A_THREAD = 200_000
 """Pixels below which starting a second thread costs more than it saves."""
+BAND = 4_000_000
+"""Pixels of 16 or 32 bits that are looked at together."""
 MOST_PIXELS_AT_ONCE = 32_000_000
 """Pixels of an intermediate picture above which the static transforms go another way: a 1x20000 picture padded to a
 square would need 1.6 GB."""
@@ -197,7 +199,7 @@ def _cut(picture: Image.Image, axis: int, start: int, stop: int) -> Image.Image:
 
 
 @contextmanager
-def _workers(threads: int) -> Iterator[tuple[Run, int]]:
+def _workers(threads: int) -> Generator[tuple[Run, int], None, None]:
     """A `map` over that many threads; Pillow lets go of the interpreter while it resizes."""
     if threads <= 1:
         yield map, 1
@@ -223,12 +225,15 @@ def pad_to_square(picture: Image.Image, *, size: int, normalisation: Normalisati
     red, green, blue = (int(value * 255) for value in mean)
     side = max(picture.size)
     left, top = (side - picture.width) // 2, (side - picture.height) // 2
-    narrow = Image.new("RGB", (size, side))
+    colour = (red, green, blue)
+    narrow = Image.new("RGB", (size, side), colour)  # a row of one colour stays that colour, whatever its width
     step = max(1, MOST_PIXELS_AT_ONCE // side)
-    for start in range(0, side, step):  # usually once; the width of a square is resized first, so bands are exact
-        band = Image.new("RGB", (side, min(step, side - start)), (red, green, blue))
-        band.paste(picture, (left, top - start))
-        narrow.paste(band.resize((size, band.height), BICUBIC), (0, start))
+    for start in range(
+        0, picture.height, step
+    ):  # usually once; the width of a square is resized first: bands are exact
+        band = Image.new("RGB", (side, min(step, picture.height - start)), colour)
+        band.paste(picture, (left, -start))
+        narrow.paste(band.resize((size, band.height), BICUBIC), (0, top + start))
     return np.array(narrow.resize((size, size), BICUBIC))
 
 
@@ -245,9 +250,13 @@ def center_crop(picture: Image.Image, *, size: int) -> np.ndarray:
     if width * height <= MOST_PIXELS_AT_ONCE:
         whole = _resize(picture, (width, height))
         return np.array(whole.crop((left, top, left + size, top + size)))
-    across, down = picture.width / width, picture.height / height
-    window = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return np.array(picture.resize((size, size), BICUBIC, box=window))
+    x, y = left * picture.width / width, top * picture.height / height  # the window, in pixels of the picture
+    x_end, y_end = (left + size) * picture.width / width, (top + size) * picture.height / height
+    if _width_first(picture.size, (width, height)):
+        band = picture.resize((size, picture.height), BICUBIC, box=(x, 0, x_end, picture.height))
+        return np.array(band.resize((size, size), BICUBIC, box=(0, y, size, y_end)))
+    band = picture.resize((picture.width, size), BICUBIC, box=(0, y, picture.width, y_end))
+    return np.array(band.resize((size, size), BICUBIC, box=(x, 0, x_end, size)))
 
 
 def normalise(tiles: np.ndarray | torch.Tensor, kind: Normalisation = "imagenet") -> torch.Tensor:
@@ -270,7 +279,7 @@ def to_rgb(picture: Image.Image, *, compat: Compat = None) -> Image.Image:
     """
     picture.load()  # before its metadata are asked: a TIFF turns itself upright while loading
     if compat == "original":
-        return picture.convert("RGB")
+        return _convert(picture)
     turn = UPRIGHT.get(picture.getexif().get(ORIENTATION, 1))
     if picture.mode == "RGB" and turn is None and "transparency" not in picture.info:
         return picture
@@ -279,11 +288,18 @@ def to_rgb(picture: Image.Image, *, compat: Compat = None) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
+def _convert(picture: Image.Image) -> Image.Image:
+    try:
+        return picture.convert("RGB")
+    except ValueError as error:
+        raise MediaUnreadable(f"pictures of mode {picture.mode} cannot be shown as RGB: save it as a PNG") from error
+
+
 def _opaque(picture: Image.Image) -> Image.Image:
     if picture.mode == "F" or picture.mode.startswith("I"):
         return Image.fromarray(_to_eight_bits(picture)).convert("RGB")
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        return _convert(picture)
     straight = {"RGBa": "RGBA", "La": "LA"}.get(picture.mode)  # premultiplied modes convert only to their own kind
     layer = (picture.convert(straight) if straight else picture).convert("RGBA")
     rgb = Image.new("RGB", picture.size, "white")
@@ -293,15 +309,22 @@ def _opaque(picture: Image.Image) -> Image.Image:
 
 def _to_eight_bits(picture: Image.Image) -> np.ndarray:
     """Gray of 16 or 32 bits as uint8 (H, W): which value is white stands in the table above."""
-    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0, neginf=0)
-    largest = float(values.max(initial=0))
+    values = np.asarray(picture)
+    gray = np.empty(values.shape, np.uint8)
+    bands = range(0, len(values), max(1, BAND // values.shape[1]))  # a large scan is never held as floats
+
+    def band(start: int) -> np.ndarray:
+        return np.nan_to_num(values[start : start + bands.step].astype(np.float64), posinf=0, neginf=0)
+
+    largest = max(float(band(start).max()) for start in bands)
     steps = {"I": (255, 65535, 2**31 - 1), "F": (1, 255, 65535)}.get(picture.mode, (65535,))
     white = next((step for step in steps if step >= largest), largest)
-    gray = np.floor(np.clip(values / white, 0, 1) * 255 + 0.5)
+    for start in bands:
+        gray[start : start + bands.step] = np.floor(np.clip(band(start) / white, 0, 1) * 255 + 0.5)
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):
         gray[values == transparent] = 255
-    return gray.astype(np.uint8)
+    return gray
 
 
 def fingerprint(picture: Image.Image) -> str:
