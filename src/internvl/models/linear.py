@@ -54,7 +54,8 @@ class Linear(nn.Linear):
             return F.linear(input, self.weight, self.bias)
         y = multiply(self.weight, input.reshape(rows, self.in_features), self.products[rows])
         y = y.reshape(*input.shape[:-1], self.out_features)
-        return y + self.bias if isinstance(self.bias, Tensor) else y
+        # nn.Linear declares a bias even where there is none
+        return y if self.bias is None else y + self.bias  # pyright: ignore[reportUnnecessaryComparison]
 
 
 @torch.no_grad()
