@@ -1,4 +1,4 @@
-"""Writes the parts of the documentation that the code already says: the page of errors and the table of models.
+"""Writes the parts of the documentation that the code already says: the page of errors and the tables of models.
 
 python docs/generate.py          # writes
 python docs/generate.py --check  # only says whether anything is stale; exit status 1 if so
@@ -11,7 +11,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from internvl import errors
+from internvl import errors, zoo
 
 DOCS = Path(__file__).parent
 
@@ -35,7 +35,31 @@ def errors_page() -> str:
     )
 
 
-PAGES = {"errors.md": errors_page}
+def table(kind: str) -> str:
+    """The rows of the zoo of one kind; further training stages and file layouts stand in the row they vary."""
+    rows = [row for row in zoo.TABLE.values() if row.kind == kind]
+    lines = ["| name | parameters | tower | decoder | template | tiles | variants |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        if row.variant_of:
+            continue
+        variants = [f"`{other.name.removeprefix(row.name)}`" for other in rows if other.variant_of == row.name]
+        tiles = f"{row.tiles}{' + 1' if row.thumbnail else ''} x {row.tile_size} px"
+        cells = (f"`{row.name}`", f"{row.parameters / 1e6:,.0f} M", row.tower, row.decoder or "", row.template or "")
+        lines.append(f"| {' | '.join(cells)} | {tiles} | {' '.join(variants)} |")
+    return "\n".join(lines)
+
+
+def models_page() -> str:
+    """docs/models.md: written by hand but for the tables between their marks."""
+    page = (DOCS / "models.md").read_text(encoding="utf-8")
+    for kind in ("chat", "pair", "vision"):
+        begin, end = f"<!-- table: {kind} -->\n", "\n<!-- end -->"
+        before, _, rest = page.partition(begin)
+        page = before + begin + "\n" + table(kind) + "\n" + end + rest.partition(end)[2]
+    return page
+
+
+PAGES = {"errors.md": errors_page, "models.md": models_page}
 
 
 def stale() -> list[str]:

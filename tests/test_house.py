@@ -31,9 +31,10 @@ MAY_IMPORT = {  # package -> the siblings it may import, beside `errors`, which 
     "export": "models weights data",
     "serving": "inference data weights export",
     "recipes": "training data zoo",
-    "nano": "data",
+    "nano": "models data",
+    "__main__": "cli",
 }
-ANYTHING_INSIDE_FUNCTIONS = {"__init__", "__main__", "bench", "cli"}
+ANYTHING_INSIDE_FUNCTIONS = {"__init__", "bench", "cli"}
 
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
@@ -41,7 +42,9 @@ MOST_ARGUMENTS = 8
 SHARED_LINES = 12
 
 # The numbers above are a smell alarm, not a fence: what reads better long stands here with its reason.
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "zoo.py": "a table, one row for each published checkpoint",
+}
 LONG_FUNCTIONS: dict[str, str] = {}
 
 
