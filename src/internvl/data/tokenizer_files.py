@@ -1,32 +1,165 @@
-"""What the JSON files beside a vocabulary say: special tokens, their ids and flags, and who is bos, eos and pad."""
+"""The files of a tokenizer: which there are, which tokens they add, and what each class of them does with spaces."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from internvl.errors import CheckpointError, DamagedFile
+from internvl.data.detokenizer import ByteFlow, Flow, PieceFlow, Spacing, Special
+from internvl.data.vocabulary import BytePairs, SentencePieces, Vocabulary
+from internvl.errors import CheckpointError, DamagedFile, find
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+SPACING = {
+    "LlamaTokenizer": Spacing(strip_first=True, gap="never", tidy_groups=False),
+    "LlamaTokenizer, legacy": Spacing(strip_first=True, gap="inside", tidy_groups=False),
+    "InternLM2Tokenizer": Spacing(strip_first=False, gap="always", tidy_groups=True),
+    "InternLM3Tokenizer": Spacing(strip_first=True, gap="never", tidy_groups=False),
+}
+
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2 cuts text into words; the other byte-level tokenizers of the family say it in their tokenizer.json."""
+
 
 @dataclass(frozen=True)
-class AddedToken:
-    """One entry of added_tokens_decoder, added_tokens.json or tokenizer.json."""
+class TokenizerParts:
+    """What a folder amounts to; `internvl.data.tokenizer.Tokenizer` is made of it.
 
-    text: str
-    id: int
-    strip_left: bool = False
-    strip_right: bool = False
-    special: bool = False
+    `named` are the ids of bos_token, eos_token, ...; `flow` turns pieces into text, given `show_special` and
+    `keep_markup`; `tidy` takes the spaces before punctuation out of what is decoded.
+    """
+
+    vocabulary: Vocabulary
+    specials: tuple[Special, ...]
+    named: Mapping[str, int]
+    adds_bos: bool
+    tidy: bool
+    flow: Callable[[bool, bool], Flow]
+
+
+def read_tokenizer(folder: Path) -> TokenizerParts:
+    """Reads a checkpoint's tokenizer; `CheckpointError` says which file is missing, damaged or contradictory.
+
+    Where there are several forms of one tokenizer, the one that the family was trained with comes first.
+    """
+    files = TokenizerFiles.read(folder)
+    kind, here = files.tokenizer_class, {path.name for path in folder.glob("*") if path.is_file()}
+    slow_only = "tokenizer.json" not in here
+    if "tokenizer.model" in here and (kind is None or kind in SPACING or slow_only):
+        return _sentence_pieces(files)
+    if {"vocab.json", "merges.txt"} <= here and (kind == "Qwen2Tokenizer" or slow_only):
+        return _qwen2(files)
+    if "tokenizer.json" in here:
+        return _fast(files)
+    raise CheckpointError(
+        f"{folder} has no tokenizer; expected tokenizer.model, or vocab.json with merges.txt, or tokenizer.json"
+    )
+
+
+def _sentence_pieces(files: TokenizerFiles) -> TokenizerParts:
+    kind, config, path = files.tokenizer_class or "LlamaTokenizer", files.config, files.folder / "tokenizer.model"
+    legacy = kind == "LlamaTokenizer" and config.get("legacy") is not False
+    spacing = find("SentencePiece tokenizer", f"{kind}, legacy" if legacy else kind, SPACING)
+    if config.get("add_prefix_space") is False:
+        spacing = replace(spacing, strip_first=False)
+    # Without `legacy` the prefix space belongs to the whole text, not to every run between special tokens.
+    leads = kind == "LlamaTokenizer" and not legacy
+    vocabulary = SentencePieces(path.read_bytes(), origin=str(path), leads=leads)
+    named = files.named(vocabulary.named)
+    specials = files.specials(vocabulary, named, by_flag=False)
+    outside = {
+        special.id for special in specials if special.text in files.additional() and special.id >= len(vocabulary)
+    }
+    apart = frozenset(special.id for special in specials if not special.skip or special.id in outside)
+    return TokenizerParts(
+        vocabulary,
+        specials,
+        _ids(named, specials),
+        adds_bos=bool(config.get("add_bos_token", True)),
+        tidy=bool(config.get("clean_up_tokenization_spaces")),
+        flow=partial(_piece_flow, vocabulary, spacing, apart),
+    )
+
+
+def _piece_flow(
+    vocabulary: SentencePieces, spacing: Spacing, apart: frozenset[int], show_special: bool, keep_markup: bool
+) -> Flow:
+    # With markup kept, the text is for reading back: it has the spaces that the model wrote and no others.
+    separator = "" if keep_markup else " "
+    return PieceFlow(vocabulary, spacing, apart=apart, separator=separator, hold=show_special)
+
+
+def _byte_flow(strips_first_space: bool, _show_special: bool, _keep_markup: bool) -> Flow:
+    return ByteFlow(strip_first_space=strips_first_space)
+
+
+def _qwen2(files: TokenizerFiles) -> TokenizerParts:
+    find("byte-level tokenizer", files.tokenizer_class or "Qwen2Tokenizer", {"Qwen2Tokenizer": QWEN2_WORDS})
+    vocabulary = BytePairs(_qwen2_definition(files.folder), origin=f"{files.folder}: vocab.json with merges.txt")
+    named = files.named({})
+    specials = files.specials(vocabulary, named, by_flag=False)
+    return TokenizerParts(
+        vocabulary,
+        specials,
+        _ids(named, specials),
+        adds_bos=bool(files.config.get("add_bos_token")),
+        tidy=bool(files.config.get("clean_up_tokenization_spaces")),
+        flow=partial(_byte_flow, False),
+    )
+
+
+def _fast(files: TokenizerFiles) -> TokenizerParts:
+    vocabulary = BytePairs(files.fast, origin=str(files.folder / "tokenizer.json"))
+    named = files.named({})
+    specials = files.specials(vocabulary, named, by_flag=True)
+    adds_bos = _starts_with(named.get("bos_token", ""), files.fast.get("post_processor"))
+    if files.tokenizer_class == "LlamaTokenizer":  # this class follows its config, not the file
+        adds_bos = bool(files.config.get("add_bos_token", adds_bos))
+    tidy = files.config.get("clean_up_tokenization_spaces")
+    if tidy is None:  # so were the checkpoints decoded that leave it out
+        tidy = files.tokenizer_class in (None, "PreTrainedTokenizer")
+    flow = partial(_byte_flow, vocabulary.strips_first_space)
+    return TokenizerParts(vocabulary, specials, _ids(named, specials), adds_bos=adds_bos, tidy=bool(tidy), flow=flow)
+
+
+def _ids(named: Mapping[str, str], specials: Iterable[Special]) -> dict[str, int]:
+    ids = {special.text: special.id for special in specials}
+    return {name: ids[text] for name, text in named.items()}
+
+
+def _starts_with(bos: str, processor: Mapping[str, Any] | None) -> bool:
+    """Whether a post-processor, or one inside it, puts the bos token first."""
+    if not processor:
+        return False
+    first, inner = (processor.get("single") or [{}])[0], processor.get("processors") or ()
+    return first.get("SpecialToken", {}).get("id") == bos or any(_starts_with(bos, each) for each in inner)
+
+
+def _qwen2_definition(folder: Path) -> dict[str, Any]:
+    """vocab.json and merges.txt in the form of a tokenizer.json; the rest of that form is Qwen2's own and fixed."""
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    words = {"type": "Split", "pattern": {"Regex": QWEN2_WORDS}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    return {
+        "version": "1.0",
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [words, level]},
+        "decoder": level,
+        "model": {"type": "BPE", "vocab": _read_json(folder / "vocab.json"), "merges": merges},
+    }
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """The folder's tokenizer_config.json, added_tokens.json, special_tokens_map.json and tokenizer.json, read once."""
+    """tokenizer_config.json, special_tokens_map.json, added_tokens.json and tokenizer.json; {} where there is none."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -37,7 +170,7 @@ class TokenizerFiles:
     @classmethod
     def read(cls, folder: Path) -> TokenizerFiles:
         names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json")
-        return cls(folder, *(read_json(folder / name) for name in names))
+        return cls(folder, *(_read_json(folder / name) for name in names))
 
     @property
     def tokenizer_class(self) -> str | None:
@@ -46,7 +179,7 @@ class TokenizerFiles:
         return None if name is None else str(name).removesuffix("Fast")
 
     def named(self, defaults: Mapping[str, str]) -> dict[str, str]:
-        """bos_token, eos_token, ... -> text. The special tokens map rules only where the config lists no added tokens."""
+        """bos_token, eos_token, ... -> text. The map goes before a config that does not list its added tokens."""
         own, mapped = self.config, self.special_map
         order = (own, mapped, defaults) if "added_tokens_decoder" in own else (mapped, own, defaults)
         texts = {name: _text(next((table[name] for table in order if name in table), None)) for name in NAMES}
@@ -59,44 +192,50 @@ class TokenizerFiles:
         more = extra.values() if isinstance(extra, Mapping) else extra
         return [text for entry in (*listed, *more) if (text := _text(entry))]
 
-    def added(self) -> dict[str, AddedToken]:
-        """Every added token by its text. The files may repeat each other, not contradict."""
-        found: dict[str, AddedToken] = {}
+    def specials(self, vocabulary: Vocabulary, named: Mapping[str, str], *, by_flag: bool) -> tuple[Special, ...]:
+        """Every added token. Decoding skips those that are named or listed; `by_flag` also those flagged "special"."""
+        listed = {*named.values(), *self.additional()}
+        found: dict[str, Special] = {}
         owners: dict[int, str] = {}
-        for token, source in self._sources():
-            known = found.setdefault(token.text, token)
-            owner = owners.setdefault(token.id, token.text)
-            if known.id != token.id:
+        for special, source in self._sources():
+            known, owner = found.setdefault(special.text, special), owners.setdefault(special.id, special.text)
+            if (known.id, owner) != (special.id, special.text):
                 raise CheckpointError(
-                    f"{self.folder}: {token.text!r} has id {known.id} in one file and {token.id} in {source}; "
-                    "copy all tokenizer files again from one checkpoint"
+                    f"{self.folder}: {source} says that {special.text!r} is token {special.id}, but another file says "
+                    f"that {known.text!r} is {known.id} and {special.id} is {owner!r}; take all from one checkpoint"
                 )
-            if owner != token.text:
+        for text in sorted(listed - set(found)):
+            i = vocabulary.id_of(text)
+            if i is None:
                 raise CheckpointError(
-                    f"{self.folder}: id {token.id} is {owner!r} in one file and {token.text!r} in {source}; "
-                    "copy all tokenizer files again from one checkpoint"
+                    f"{self.folder}: {text!r} is named as a special token, but no file gives it an id; "
+                    "added_tokens.json or tokenizer_config.json is missing or from another checkpoint"
                 )
-        return found
+            found[text] = Special(text, i)
+        return tuple(replace(s, skip=s.text in listed or (by_flag and s.skip)) for s in found.values())
 
-    def _sources(self) -> Iterator[tuple[AddedToken, str]]:
+    def _sources(self) -> Iterator[tuple[Special, str]]:
         try:
-            for key, entry in (self.config.get("added_tokens_decoder") or {}).items():
-                yield self._entry(int(key), entry), "tokenizer_config.json"
+            for i, entry in (self.config.get("added_tokens_decoder") or {}).items():
+                yield _special(int(i), entry), "tokenizer_config.json"
             for entry in self.fast.get("added_tokens") or ():
-                yield self._entry(int(entry["id"]), entry), "tokenizer.json"
-            for text, key in self.added_map.items():
-                yield AddedToken(text, int(key)), "added_tokens.json"
+                yield _special(int(entry["id"]), entry), "tokenizer.json"
+            for text, i in self.added_map.items():
+                yield Special(text, int(i), skip=False), "added_tokens.json"
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise DamagedFile(f"{self.folder}: the list of added tokens cannot be read ({error!r})") from error
-
-    def _entry(self, key: int, entry: Mapping[str, Any]) -> AddedToken:
-        if entry.get("single_word"):
-            raise CheckpointError(f"{self.folder}: {entry['content']!r} asks for single_word, which is not supported")
-        flags = (bool(entry.get(name)) for name in ("lstrip", "rstrip", "special"))
-        return AddedToken(entry["content"], key, *flags)
+            raise DamagedFile(f"{self.folder}: its list of added tokens cannot be read ({error!r})") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _special(i: int, entry: Mapping[str, Any]) -> Special:
+    strip_left, strip_right, flag = (bool(entry.get(name)) for name in ("lstrip", "rstrip", "special"))
+    return Special(entry["content"], i, strip_left, strip_right, skip=flag)
+
+
+def _text(entry: Any) -> str | None:
+    return entry.get("content") if isinstance(entry, Mapping) else entry
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; {} where the file does not exist."""
     if not path.is_file():
         return {}
@@ -107,7 +246,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DamagedFile(f"{path} holds a {type(value).__name__}; a JSON object was expected")
     return value
-
-
-def _text(entry: Any) -> str | None:
-    return entry.get("content") if isinstance(entry, Mapping) else entry
