@@ -1,0 +1,127 @@
+"""Pictures and texts as vectors: retrieval, zero-shot classification, features for a probe.
+
+model         picture                                     text
+InternVL-C    clip_projector of the tower                 last token of the text tower
+InternVL-G    the same plus what the queries saw          the same
+InternViT     class token, or the mean of the patches     -
+chat models   their tower's, at `select_layer`            -
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from internvl.data.image import normalise
+from internvl.data.media import open_image
+from internvl.data.pair import Fit, encode_picture, encode_texts
+from internvl.data.tokenizer import Tokenizer
+from internvl.errors import UsageError
+from internvl.models.chat import ChatModel
+from internvl.models.pair import Mode, PairModel
+from internvl.models.vit import VisionTransformer
+from internvl.weights.load import load, load_tokenizer
+
+Pool = Literal["class", "mean"]
+
+
+class Embedder:
+    """Unit vectors of pictures and texts.
+
+    mode: for InternVL-14B, which of its two ways to look at a picture. pool: for a tower, its class token or the mean
+    of its patches. fit: `crop` for classification, `stretch` for retrieval, as published.
+
+    >>> embedder = Embedder.load("OpenGVLab/InternVL-14B-224px", mode="InternVL-G")  # doctest: +SKIP
+    >>> embedder.images(["bus.jpg"]) @ embedder.texts(["a red bus", "two dogs"]).T  # doctest: +SKIP
+    tensor([[0.31, 0.04]])
+    """
+
+    def __init__(
+        self,
+        model: PairModel | ChatModel | VisionTransformer,
+        tokenizer: Tokenizer | None = None,
+        *,
+        mode: Mode = "InternVL-C",
+        pool: Pool = "class",
+        fit: Fit = "crop",
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.mode: Mode = mode
+        self.pool: Pool = pool
+        self.fit: Fit = fit
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | None = None,
+        *,
+        mode: Mode = "InternVL-C",
+        pool: Pool = "class",
+        fit: Fit = "crop",
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> Embedder:
+        """Of any checkpoint that `internvl.load` reads."""
+        model = load(source, device=device, dtype=dtype)
+        tokenizer = load_tokenizer(source) if isinstance(model, PairModel) else None
+        return cls(model, tokenizer, mode=mode, pool=pool, fit=fit)
+
+    @property
+    def tile_size(self) -> int:
+        """Side of the picture that the model was trained on, in pixels."""
+        config = self.model.config
+        return config.tile_size if not isinstance(self.model, VisionTransformer) else self.model.config.image_size
+
+    @torch.inference_mode()
+    def images(self, sources: Iterable[str | Path | bytes | Image.Image], *, batch: int = 16) -> Tensor:
+        """(N, dim) fp32 unit vectors of pictures: paths, addresses, bytes or Pillow images."""
+        given = list(sources)
+        if not given or batch < 1:
+            raise UsageError(f"there is nothing to embed: {len(given)} pictures, batch={batch}")
+        found = [self._look(given[start : start + batch]) for start in range(0, len(given), batch)]
+        return F.normalize(torch.cat(found).float(), dim=-1)
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str], *, batch: int = 64) -> Tensor:
+        """(N, dim) fp32 unit vectors; only InternVL-C and -G have a text side."""
+        if not isinstance(self.model, PairModel) or self.tokenizer is None:
+            raise UsageError(
+                f"this {type(self.model).__name__} has no text side; load an InternVL-14B or InternVL-C checkpoint"
+            )
+        if not texts:
+            raise UsageError("there is nothing to embed: no texts")
+        ids = torch.from_numpy(encode_texts(self.tokenizer, texts)).to(self.device)
+        found = [self.model.encode_text(part).float() for part in ids.split(batch)]
+        return F.normalize(torch.cat(found), dim=-1)
+
+    def classifier(self, names: Sequence[str], templates: Sequence[str] = ("a photo of a {c}.",)) -> Tensor:
+        """(dim, classes): for each name the mean of its prompts' unit vectors, made a unit vector again.
+
+        `{c}` stands for the name (Radford et al. 2021, arXiv:2103.00020). Scores are 100 * images @ classifier.
+        """
+        if bad := [template for template in templates if "{c}" not in template]:
+            raise UsageError(f"the template {bad[0]!r} has no {{c}}, which stands for the class")
+        prompts = [template.replace("{c}", name) for name in names for template in templates]
+        vectors = self.texts(prompts).unflatten(0, (len(names), len(templates))).mean(dim=1)
+        return F.normalize(vectors, dim=-1).T
+
+    def _look(self, sources: Sequence[str | Path | bytes | Image.Image]) -> Tensor:
+        pictures = [source if isinstance(source, Image.Image) else open_image(source) for source in sources]
+        tiles = np.stack([encode_picture(picture, size=self.tile_size, fit=self.fit) for picture in pictures])
+        pixels = normalise(torch.from_numpy(tiles).to(self.device))
+        if isinstance(self.model, PairModel):
+            return self.model.encode_image(pixels, mode=self.mode)
+        if isinstance(self.model, ChatModel):
+            [states] = self.model.vision_model(pixels, collect=(self.model.config.select_layer,))
+        else:
+            states = self.model(pixels)
+        return states[:, 0] if self.pool == "class" else states[:, 1:].mean(dim=1)
