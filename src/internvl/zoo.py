@@ -21,7 +21,7 @@ from internvl.errors import NoSuchName
 from internvl.errors import find as find_name
 from internvl.models.config import ChatConfig, Experts, PairConfig, RopeScaling, TextConfig, VisionConfig
 
-Layout = Literal["custom", "hf", "llava", "pair", "vit"]
+Layout = Literal["custom", "hf", "llava", "pair", "pair-pth", "vit", "vit-pth"]
 Kind = Literal["chat", "pair", "vision"]
 
 
@@ -157,7 +157,7 @@ _PHI3_LONG = (
     61.96000671386719, 62.50000762939453, 63.3700065612793, 63.48000717163086, 63.48000717163086, 63.66000747680664,
     63.850006103515625, 64.08000946044922, 64.760009765625, 64.80001068115234, 64.81001281738281, 64.81001281738281,
 )
-_PHI3: dict[str, Any] = {"eps": 1e-5, "max_positions": 131072, "window": 262144, "rope": RopeScaling(
+_PHI3: dict[str, Any] = {"eps": 1e-5, "max_positions": 131072, "rope": RopeScaling(
     kind="longrope", temperature="su", original=4096, short_factors=_PHI3_SHORT, long_factors=_PHI3_LONG)}
 _YI: dict[str, Any] = {"eps": 1e-5, "rope_theta": 5e6, "max_positions": 4096}
 _LLAMA2: dict[str, Any] = {"eps": 1e-5, "max_positions": 4096}
@@ -358,9 +358,9 @@ _OTHERS = [
     _pair("InternVL-14B-224px",              13_834_975_747, "2023-12-22"),
     _pair("InternVL-14B-Flickr30K-FT-364px", 13_836_319_747, None, image_size=364),
     _pair("InternVL-14B-FlickrCN-FT-364px",  13_836_319_747, None, image_size=364),
-    _file("internvl_c_13b_224px.pth",        12_620_029_697, "13B", layout="pair", decoder="QLLaMA",
+    _file("internvl_c_13b_224px.pth",        12_620_029_697, "13B", layout="pair-pth", decoder="QLLaMA",
           config=PairConfig(vision=_VIT_6B_224, text=_QLLAMA, queries=0)),
-    _file("intern_vit_6b_224px.pth",         5_902_793_600, "5.903B", layout="vit", config=_VIT_6B_224),
+    _file("intern_vit_6b_224px.pth",         5_902_793_600, "5.903B", layout="vit-pth", config=_VIT_6B_224),
     _tower("1.0", _6B_V0,     5_902_793_600, "5.903B", "2023-12-22"),
     _tower("1.1", _6B_V1_0,   5_905_251_200, None,     "2024-01-30"),
     _tower("1.2", _6B_V1_2,   5_536_496_000, None,     "2024-02-11"),
