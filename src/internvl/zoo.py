@@ -251,7 +251,10 @@ def _tower(generation: str, hub: str, parameters: int, published: str | None, re
 
 
 def _file(file: str, parameters: int, published: str, **cells: Any) -> Row:
-    """One file of the repository that the first release lies in; the zoo name is the file's."""
+    """One file of the repository that the first release lies in; the zoo name is the file's.
+
+    The tower's file also carries the contrastive pool of InternVL-C, 33,207,168 numbers that are not counted.
+    """
     return _row("InternVL", parameters, published, None, name=file.removesuffix(".pth"), file=file,
                 generation="1.0", tower="InternViT-6B-224px", **cells)  # fmt: skip
 
