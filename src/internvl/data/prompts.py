@@ -58,10 +58,10 @@ Part = str | Text | Image | Video
 class Message:
     """One message of a conversation.
 
-    A `str` part may hold the placeholders `<image>` and `<video>`; pass what a user typed as `Text`. Pictures fill the
-    placeholders in order, wherever they stand among the parts. Without placeholders they come first, as the family is
-    trained: `<image>` and a line break for one; `Image-1: <image>`, `Image-2: <image>` on lines of their own for
-    several; `Frame-1: <image>` and so on for a video.
+    Only a user message holds pictures. A `str` part of it may hold the placeholders `<image>` and `<video>`; pass what
+    a user typed as `Text`. Pictures fill the placeholders in order, wherever they stand among the parts. Without
+    placeholders they come first, as the family is trained: `<image>` and a line break for one; `Image-1: <image>`,
+    `Image-2: <image>` on lines of their own for several; `Frame-1: <image>` and so on for a video.
 
     >>> photo = object()
     >>> Message("user", (Image(photo), "What is this?")).role
@@ -152,6 +152,9 @@ def _arranged(message: Message, place: int, *, surplus_is_text: bool) -> Iterato
     images = [part for part in message.parts if isinstance(part, Image)]
     videos = [part for part in message.parts if isinstance(part, Video)]
     written = [part for part in message.parts if isinstance(part, (str, Text))]
+    if message.role != "user":
+        yield from (part if isinstance(part, str) else part.text for part in written)
+        return
     asked = re.findall(f"{IMAGE}|{VIDEO}", "\0".join(part for part in written if isinstance(part, str)))
     if asked:
         counts = (asked.count(IMAGE), len(images), "image"), (asked.count(VIDEO), len(videos), "video")
@@ -226,9 +229,16 @@ class Rendered:
         return (Structure(self.head), *self.body, Structure(self.tail))
 
 
-Masks = Literal["message", "exchange", "answer", "nothing"]
-"""How the first code base found the labels of training (`internvl.data.original`): each message on its own; by
-re-tokenising each exchange; by re-tokenising the text around each answer; it could not."""
+@dataclass(frozen=True)
+class Masks:
+    """How the first code base found the labels of training; `internvl.data.original` follows it where asked to.
+
+    `by`: each message on its own; re-tokenising each exchange, or the text around each answer; or it could not.
+    `added`: how many tokens it took for granted that the tokenizer puts before any text.
+    """
+
+    by: Literal["message", "exchange", "answer", "nothing"]
+    added: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +331,7 @@ VICUNA = (
 _HERMES = Template(
     system_message=SHUSHENG,
     tokens=("<|im_start|>", "<|im_end|>"),
-    masks="exchange",
+    masks=Masks("exchange"),
     system=Form("<|im_start|>system\n", "<|im_end|>"),
     user=Form("<|im_start|>user\n", "<|im_end|>"),
     assistant=Form("<|im_start|>assistant\n", "<|im_end|>"),
@@ -330,25 +340,26 @@ _HERMES = Template(
 # fmt: off
 TEMPLATES: Mapping[str, Template] = {
     "internvl_zh": Template(
-        system_message="", tokens=("</s>",), masks="nothing",
+        system_message="", tokens=("</s>",), masks=Masks("nothing"),
         system=Form("", " "), user=Form("<human>:", " ", lead=" "), assistant=Form("<bot>:", "</s>", lead=" "),
     ),
     "Hermes-2": _HERMES,
-    "internlm2-chat": replace(_HERMES, masks="answer"),
+    "internlm2-chat": replace(_HERMES, masks=Masks("answer", added=1)),
     "phi3-chat": Template(
-        system_message=SHUSHENG, tokens=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), masks="exchange",
+        system_message=SHUSHENG, tokens=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+        masks=Masks("exchange", added=2),
         system=Form("<|system|>\n", "<|end|>"),
         user=Form("<|user|>\n", "<|end|>"),
         assistant=Form("<|assistant|>\n", "<|end|>"),
     ),
     "internvl2_5": replace(
-        _HERMES, system_message=WANXIANG, masks="message",
+        _HERMES, system_message=WANXIANG, masks=Masks("message"),
         system=replace(_HERMES.system, tail="\n"),
         user=replace(_HERMES.user, tail="\n"),
         assistant=replace(_HERMES.assistant, tail="\n"),
     ),
     "internvl3_5_gpt_oss": Template(
-        system_message=CHANNELS, masks="message",
+        system_message=CHANNELS, masks=Masks("message"),
         tokens=("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"),
         system=Form("<|start|>system<|message|>", "<|end|>"),
         user=Form("<|start|>user<|message|>", "<|end|>"),

@@ -1,0 +1,244 @@
+"""The JSON-lines records that datasets are made of, one object a line, checked strictly.
+
+    conversation    {"id", "conversations": [{"from": "human" | "gpt" | "system", "value": str}, ...],
+                     "image": str or [str, ...] | "video": str, "clip": [start, end] in seconds}
+    preference      {"question", "chosen", "rejected", and "image" or "video" as above}
+    pair            {"image": str, "caption": str}
+    label           {"image": str, "label": int or str}
+
+In what a human says `<image>` and `<video>` are placeholders: one for each picture, or none, and then the pictures come
+first. Elsewhere they are text. Regions are written in the text, see `internvl.data.boxes`. Other keys are left alone,
+but one that looks like a known key misspelt is an error.
+
+`messages(..., compat="original")` places pictures as the first code base did: a single picture or video goes before the
+first turn unless that turn has a placeholder, even if a later one has; placeholders left over stay text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from internvl.data.prompts import IMAGE, VIDEO, Compat, Image, Message, Part, Role, Text, Video
+from internvl.errors import DataError, find
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Photo
+
+ROLES: Mapping[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What was said, with pictures named but not yet opened."""
+
+    id: str
+    turns: tuple[tuple[Role, str], ...]
+    images: tuple[str, ...] = ()
+    video: str | None = None
+    clip: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A question with a better and a worse answer, as two conversations with the same pictures."""
+
+    id: str
+    chosen: Conversation
+    rejected: Conversation
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and what it shows."""
+
+    id: str
+    image: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture and its class."""
+
+    id: str
+    image: str
+    label: int | str
+
+
+Record = Conversation | Preference | Pair | Labelled
+
+
+def read(line: str, kind: str, *, origin: str) -> Record:
+    """One line of a file as a record; `origin` (file and line number) names it in errors until its own id is known.
+
+    >>> read('{"image": "a.jpg", "label": 3}', "label", origin="flags.jsonl:1")
+    Labelled(id='flags.jsonl:1', image='a.jpg', label=3)
+    """
+    known, build = find("kind of record", kind, KINDS)
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{origin} is not JSON ({error}); each line must be one object") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{origin} is a JSON {type(record).__name__}; each line must be one object")
+    name = f"{origin}, id {record['id']!r}" if "id" in record else origin
+    _no_misspelt_key(record, known, name)
+    return build(record, name)
+
+
+def _conversation(record: Mapping[str, Any], name: str) -> Conversation:
+    said = record.get("conversations")
+    if not isinstance(said, list) or not said:
+        raise DataError(f"{name}: `conversations` is {_brief(said)}; expected a list of at least one turn")
+    turns: list[tuple[Role, str]] = []
+    for place, turn in enumerate(said, start=1):
+        speaker = turn.get("from") if isinstance(turn, dict) else None
+        if not isinstance(speaker, str) or speaker not in ROLES:
+            raise DataError(f"{name}: turn {place} is from {_brief(speaker)}; expected one of {', '.join(ROLES)}")
+        if speaker == "system" and place > 1:
+            raise DataError(f"{name}: turn {place} is from 'system'; only the first turn may be")
+        turns.append((ROLES[speaker], _text(turn, "value", f"{name}: turn {place}")))
+    return Conversation(name, tuple(turns), *_media(record, name))
+
+
+def _preference(record: Mapping[str, Any], name: str) -> Preference:
+    question, media = _text(record, "question", name), _media(record, name)
+    chosen, rejected = (
+        Conversation(f"{name} ({side})", (("user", question), ("assistant", _text(record, side, name))), *media)
+        for side in ("chosen", "rejected")
+    )
+    return Preference(name, chosen, rejected)
+
+
+def _pair(record: Mapping[str, Any], name: str) -> Pair:
+    return Pair(name, _path(record.get("image"), "image", name), _text(record, "caption", name))
+
+
+def _labelled(record: Mapping[str, Any], name: str) -> Labelled:
+    label = record.get("label")
+    if isinstance(label, bool) or not isinstance(label, (int, str)) or label == "":
+        raise DataError(f"{name}: `label` is {_brief(label)}; expected a class number or name")
+    return Labelled(name, _path(record.get("image"), "image", name), label)
+
+
+_MEDIA = ("id", "image", "video", "clip", "length", "width", "height", "width_list", "height_list")
+_Build = Callable[[Mapping[str, Any], str], Record]
+
+KINDS: Mapping[str, tuple[Collection[str], _Build]] = {
+    "conversation": ((*_MEDIA, "conversations"), _conversation),
+    "preference": ((*_MEDIA, "question", "chosen", "rejected"), _preference),
+    "pair": (("id", "image", "caption", "image_id"), _pair),
+    "label": (("id", "image", "label"), _labelled),
+}
+
+
+# ---- fields ----------------------------------------------------------------------------------------------------------
+
+
+def _media(record: Mapping[str, Any], name: str) -> tuple[tuple[str, ...], str | None, tuple[float, float] | None]:
+    """Images, video and clip; an empty `image` or `video` is none."""
+    image, video, clip = (record.get(key) or None for key in ("image", "video", "clip"))
+    if image is not None and video is not None:
+        raise DataError(f"{name} has both `image` and `video`; expected one of them")
+    listed = image if isinstance(image, list) else [] if image is None else [image]
+    images = tuple(_path(path, "image", name) for path in listed)
+    if clip is not None and (video is None or not _is_clip(clip)):
+        raise DataError(f"{name}: `clip` is {_brief(clip)}; expected [start, end] in seconds of a `video`, start < end")
+    return images, None if video is None else _path(video, "video", name), None if clip is None else (clip[0], clip[1])
+
+
+def _is_clip(clip: Any) -> bool:
+    return (
+        isinstance(clip, list) and len(clip) == 2 and all(type(t) in (int, float) for t in clip) and clip[0] < clip[1]
+    )
+
+
+def _path(value: Any, key: str, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{name}: `{key}` is {_brief(value)}; expected a path or address")
+    return value
+
+
+def _text(record: Mapping[str, Any], key: str, name: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str):
+        raise DataError(f"{name}: `{key}` is {_brief(value)}; expected text")
+    return value
+
+
+def _no_misspelt_key(record: Mapping[str, Any], known: Collection[str], name: str) -> None:
+    absent = [key for key in known if key not in record]
+    for key in record:
+        if key not in known and (near := difflib.get_close_matches(key, absent, n=1, cutoff=0.85)):
+            raise DataError(f"{name} has a key `{key}`, which nothing reads; did you mean `{near[0]}`?")
+
+
+def _brief(value: Any) -> str:
+    return "missing" if value is None else repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}..."
+
+
+# ---- records -> messages ---------------------------------------------------------------------------------------------
+
+
+def messages(
+    record: Conversation,
+    pictures: Sequence[Photo] = (),
+    *,
+    times: Sequence[float] | None = None,
+    max_tiles: int | None = None,
+    compat: Compat = None,
+) -> list[Message]:
+    """A conversation with its opened pictures: the images in order, or the frames of its video.
+
+    `max_tiles` is shared by all images of the record, max(1, max_tiles // k) for each of k, thumbnails on top; None
+    leaves it to the encoder, which shares its own between the images of one turn. `DataError` names the record.
+
+    >>> messages(Conversation("a", (("user", "Hi"), ("assistant", "Hello"))))[1].role
+    'assistant'
+    """
+    media = _opened(record, pictures, times, max_tiles)
+    turns = _as_first_published(record) if compat == "original" else list(record.turns)
+    kind, mark = ("video", VIDEO) if record.video is not None else ("image", IMAGE)
+    counts = [value.count(mark) if role == "user" else 0 for role, value in turns]
+    strays = sum(value.count({VIDEO: IMAGE, IMAGE: VIDEO}[mark]) for role, value in turns if role == "user")
+    if compat is None and strays:
+        raise DataError(f"{record.id} has {strays} placeholder(s) of the other kind, but only {kind}s; remove them")
+    if media and not any(counts) and compat is None:
+        speakers = [role for role, _ in turns]
+        if "user" not in speakers:
+            raise DataError(f"{record.id} has {len(media)} {kind}(s) but no turn from a human that could hold them")
+        counts[speakers.index("user")] = len(media)
+    if sum(counts) < len(media) or (sum(counts) > len(media) and compat is None):
+        raise DataError(
+            f"{record.id} has {sum(counts)} {mark} placeholder(s) but {len(media)} {kind}(s); write {mark} once per "
+            f"{kind} in what the human says, or leave it out to put them first"
+        )
+    said: list[Message] = []
+    for (role, value), count in zip(turns, counts, strict=True):
+        here, media = media[:count], media[count:]
+        said.append(Message(role, (*here, value if role == "user" else Text(value))))
+    return said
+
+
+def _opened(
+    record: Conversation, pictures: Sequence[Photo], times: Sequence[float] | None, max_tiles: int | None
+) -> list[Part]:
+    if record.video is not None:
+        if not pictures:
+            raise DataError(f"{record.id}: no frames of {record.video!r}; expected at least one")
+        return [Video(tuple(pictures), None if times is None else tuple(times))]
+    if len(pictures) != len(record.images):
+        raise DataError(f"{record.id} names {len(record.images)} image(s) but {len(pictures)} were opened")
+    each = None if max_tiles is None else max(1, max_tiles // max(1, len(pictures)))
+    return [Image(picture, each) for picture in pictures]
+
+
+def _as_first_published(record: Conversation) -> list[tuple[Role, str]]:
+    """The turns with the placeholder that the first code base adds to the first of them, whoever speaks."""
+    (role, value), *rest = record.turns
+    single = VIDEO if record.video is not None else IMAGE if len(record.images) == 1 else None
+    return [(role, f"{single}\n{value}" if single and single not in value else value), *rest]
