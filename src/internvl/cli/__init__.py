@@ -1,0 +1,1 @@
+"""`internvl`: the command line, one file a command."""

@@ -1,0 +1,75 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` answers at once.
+
+Exit status: 0 done; 2 a user's mistake, told in one line; 130 interrupted; 141 whoever read our output has gone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from internvl.cli.chat import chat
+from internvl.cli.convert import convert
+from internvl.cli.terminal import complain
+from internvl.cli.zoo import zoo
+from internvl.errors import InternVLError
+
+MISTAKE: type[Exception] = typer.BadParameter.__mro__[2]
+"""What the parser raises on a wrong command line (`ClickException`; typer does not export it)."""
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,  # plain help is ready twice as fast
+    pretty_exceptions_enable=False,
+)
+for command in (chat, zoo, convert):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def internvl(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Vision-language models of the InternVL family: talk to them, convert them.
+
+    Start with: internvl chat photo.jpg "What is this?"
+    """
+    if version:
+        from internvl import __version__
+
+        typer.echo(f"internvl {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        status = app(args=list(arguments), prog_name="internvl", standalone_mode=False)
+        sys.stdout.flush()
+    except MISTAKE as mistake:
+        return complain(getattr(mistake, "format_message", mistake.__str__)())
+    except InternVLError as error:
+        return complain(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:
+        return complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    return status if isinstance(status, int) else 0

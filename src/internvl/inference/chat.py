@@ -1,0 +1,283 @@
+"""`Chat`: a model, its tokenizer and a conversation, in the form people hold.
+
+question + media --Encoder--> tokens, tiles --Features--> what fills the slots
+                                 |                              |
+                                 `---- Held: the part the cache already knows ----> Generation --> GrowingText
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL.Image import Image as Photo
+
+from internvl.data.encode import Encoder
+from internvl.data.media import OPEN, Limits, Source
+from internvl.data.prompts import Message, Text, Video
+from internvl.errors import ContextOverflow, UsageError
+from internvl.inference.answer import Answer, GrowingText
+from internvl.inference.attached import Pages, asked
+from internvl.inference.generate import Emitted, Generation, generate
+from internvl.inference.rows import Prompt, new_cache
+from internvl.inference.sampling import SamplingConfig
+from internvl.inference.seen import Features, Held, digest, keys_of
+from internvl.inference.turn import Read, Row, Stream
+from internvl.models.chat import ChatModel
+from internvl.models.config import TextConfig
+from internvl.weights.load import load, load_encoder
+
+Report = Callable[[int, int], None]
+Question = str | Text
+
+
+class Chat:
+    """Ask about pictures, videos and documents; what was said before is remembered.
+
+    >>> chat = Chat.load("OpenGVLab/InternVL2_5-1B")                      # doctest: +SKIP
+    >>> chat.ask("What is the total?", images=["receipt.jpg"]).text      # doctest: +SKIP
+    '24.90 EUR'
+    >>> for piece in chat.stream("And the date?"): print(piece, end="")   # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        encoder: Encoder,
+        *,
+        max_tiles: int | None = None,
+        system: str | None = None,
+        sampling: SamplingConfig | None = None,
+        limits: Limits = OPEN,
+    ) -> None:
+        """max_tiles: the budget of a question's pictures together, thumbnails not counted; None: the checkpoint's.
+
+        system: None is the checkpoint's own message. limits: what media may be opened, and from where.
+        """
+        self.model, self.encoder = model.eval(), encoder
+        self.max_tiles = max_tiles
+        self.system = system
+        self.limits = limits
+        self.sampling = sampling or SamplingConfig()
+        self.history: list[Message] = []
+        self.report: Report | None = None
+        """Called with (done, total) while the tiles of a question are encoded."""
+        self._original = encoder.config.compat == "original"
+        self._features = Features(model, encoder.config.normalisation)
+        self._held = Held(model, reuse=not self._original)
+        self._running: Stream | None = None
+
+    @classmethod
+    def load(
+        cls,
+        source: str | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        compat: Literal["original"] | None = None,
+        **chat: Any,
+    ) -> Chat:
+        """A hub id, zoo name or folder (None: the embedded nano), ready to talk; `chat` are the arguments of `Chat`.
+
+        device and dtype None: what there is, and what it computes fast. `compat="original"` repeats what the original
+        `chat()` does where that differs.
+        """
+        model = load(source, device=device, dtype=dtype, revision=revision, compat=compat)
+        if not isinstance(model, ChatModel):
+            raise UsageError(f"{source} is a {type(model).__name__}, which cannot converse; internvl.load() loads it")
+        return cls(model, load_encoder(source, compat=compat), **chat)
+
+    # ---- questions ---------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        question: Question,
+        *,
+        images: Sequence[Source | Photo] = (),
+        video: Source | Video | None = None,
+        pdf: Source | Pages | None = None,
+        frames: int | None = None,
+        max_tiles: int | None = None,
+        sampling: SamplingConfig | None = None,
+    ) -> Answer:
+        """Continue the conversation by a question and its answer.
+
+        Pictures are paths, addresses, bytes or Pillow pictures. They come before the question, or at each `<image>`
+        that a `str` question holds; pass what strangers wrote as `Text`, in which nothing is a placeholder.
+        """
+        message = self._asked(question, max_tiles, images=images, video=video, pdf=pdf, frames=frames)
+        if (sampling or self.sampling).beams > 1:
+            return self._search(message, max_tiles, sampling)
+        stream = self._start(message, max_tiles, sampling)
+        for _ in stream:
+            pass
+        return stream.answer
+
+    def stream(
+        self,
+        question: Question,
+        *,
+        images: Sequence[Source | Photo] = (),
+        video: Source | Video | None = None,
+        pdf: Source | Pages | None = None,
+        frames: int | None = None,
+        max_tiles: int | None = None,
+        sampling: SamplingConfig | None = None,
+    ) -> Stream:
+        """`ask`, piece by piece. The pieces add up to the answer's text."""
+        message = self._asked(question, max_tiles, images=images, video=video, pdf=pdf, frames=frames)
+        if (sampling or self.sampling).beams > 1:
+            raise UsageError("beam search knows its answer only at the end; use ask(), or beams=1 to stream")
+        return self._start(message, max_tiles, sampling)
+
+    def batch(
+        self,
+        questions: Iterable[Question | tuple[Question, Sequence[Source | Photo]]],
+        *,
+        max_tiles: int | None = None,
+        sampling: SamplingConfig | None = None,
+        batch_size: int = 8,
+    ) -> list[Answer]:
+        """Answer questions, each with its pictures, that have nothing to do with each other or with the conversation.
+
+        >>> chat.batch([("Which dish?", ["a.jpg"]), "What is 2 + 2?"])  # doctest: +SKIP
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
+        messages = [
+            self._asked(question, max_tiles, images=images)
+            for question, images in (one if isinstance(one, tuple) else (one, ()) for one in questions)
+        ]
+        answers: list[Answer] = []
+        for start in range(0, len(messages), batch_size):
+            group = messages[start : start + batch_size]
+            answers += self._together([self._read([message], max_tiles, sampling) for message in group])
+        return answers
+
+    def reset(self) -> None:
+        """Forget the conversation. Pictures that were looked at are still remembered, by their content."""
+        self._stop()
+        self.history.clear()
+
+    # ---- how ---------------------------------------------------------------------------------------------------------
+
+    def _asked(self, question: Question, max_tiles: int | None, **media: Any) -> Message:
+        return asked(question, max_tiles=self._budget(max_tiles), limits=self.limits, **media)
+
+    def _budget(self, max_tiles: int | None) -> int | None:
+        """Tiles that a question's pictures may have together; None where the model sees each as one tile."""
+        config, asked_for = self.encoder.config, self.max_tiles if max_tiles is None else max_tiles
+        if asked_for is not None and asked_for < 1:
+            raise UsageError(f"max_tiles is {asked_for}; it must be at least 1")
+        return asked_for or (config.max_tiles if config.dynamic else None)
+
+    def _read(self, messages: Sequence[Message], max_tiles: int | None, sampling: SamplingConfig | None) -> Read:
+        """Encode a conversation and see that it fits."""
+        sampling = sampling or self.sampling
+        system = () if self.system is None else (Message("system", (Text(self.system),)),)
+        encoded = self.encoder.encode([*system, *messages])
+        ends = np.cumsum(encoded.tiles_per_image)
+        tiles = np.split(encoded.tiles, ends[:-1]) if len(ends) else []
+        pictures = [(digest(one), one) for one in tiles]
+        config = self.model.config
+        keys = keys_of(encoded.input_ids, config.image_token, config.slots_per_tile, pictures)
+        room = context(config.text) - len(keys)
+        if room < 1:
+            raise ContextOverflow(
+                f"the conversation has {len(keys)} tokens, {sum(isinstance(key, tuple) for key in keys)} of them from "
+                f"pictures, but the model reads {context(config.text)}; lower max_tiles or frames, or reset()"
+            )
+        new = min(sampling.max_new_tokens, room)
+        sampling = replace(sampling, max_new_tokens=new, min_new_tokens=min(sampling.min_new_tokens, new))
+        times = [part.times or () for part in messages[-1].parts if isinstance(part, Video)]
+        return Read(
+            encoded, pictures, keys, sampling, self._budget(max_tiles) or 1, tuple(t for one in times for t in one)
+        )
+
+    def _prompt(self, read: Read, reused: int = 0) -> Prompt:
+        """What is left to read of a conversation of which the cache holds the first tokens."""
+        slots = sum(isinstance(key, tuple) for key in read.keys[:reused])
+        ends = np.cumsum([len(tiles) for _, tiles in read.pictures]) * self.model.config.slots_per_tile
+        left = read.pictures[int(np.searchsorted(ends, slots, side="right")) :]
+        seen = self._features.of(left, self.report or (lambda done, total: None))
+        return Prompt(read.encoded.input_ids[reused:], seen, read.sampling, self.encoder.stop_ids, self._counted)
+
+    def _start(self, message: Message, max_tiles: int | None, sampling: SamplingConfig | None) -> Stream:
+        self._stop()  # two answers cannot grow in one cache
+        read = self._read([*self.history, message], max_tiles, sampling)
+        self._running = Stream(self._pieces(message, read))
+        return self._running
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _pieces(self, message: Message, read: Read) -> Generator[str, None, Answer]:
+        cache, reused = self._held.begin(read.keys, read.sampling.max_new_tokens)
+        run = Generation(self.model, [self._prompt(read, reused)], cache=cache)
+        row = self._row(read)
+        try:
+            for [emitted] in run:
+                if piece := row.hear(emitted):
+                    yield piece
+                if row.text.stopped:
+                    run.end(0)
+        finally:
+            self._held.extend([*read.keys[reused:], *run.generated[0]])
+        if rest := row.text.finish():
+            yield rest
+        answer = row.answer(reused)
+        self._remember(message, answer)
+        return answer
+
+    def _search(self, message: Message, max_tiles: int | None, sampling: SamplingConfig | None) -> Answer:
+        """An answer by beam search, which needs a cache of its own."""
+        self._stop()
+        [answer] = self._together([self._read([*self.history, message], max_tiles, sampling)])
+        self._remember(message, answer)
+        return answer
+
+    def _together(self, reads: Sequence[Read]) -> list[Answer]:
+        """Answer several conversations at once."""
+        rows, prompts = [self._row(read) for read in reads], [self._prompt(read) for read in reads]
+        if any(prompt.config.beams > 1 for prompt in prompts):
+            for row, prompt in zip(rows, prompts, strict=True):
+                [done] = generate(self.model, [prompt], cache=new_cache(self.model, [prompt]))
+                for place, token in enumerate(done.tokens, start=1):
+                    row.hear(Emitted(0, token, done.finish if place == len(done.tokens) else None))
+        else:
+            run = Generation(self.model, prompts, cache=new_cache(self.model, prompts))
+            for emitted in run:
+                for one in emitted:
+                    rows[one.row].hear(one)
+                    if rows[one.row].text.stopped:
+                        run.end(one.row)
+        for row in rows:
+            row.text.finish()
+        return [row.answer() for row in rows]
+
+    def _row(self, read: Read) -> Row:
+        decoder = self.encoder.tokenizer.stream(keep_markup=not self._original)
+        # The original cuts an answer where it spells the end of a turn; here only the token itself ends one.
+        spelt = self.encoder.template.stops[:1] if self._original else ()
+        return Row(read, GrowingText(decoder, (*read.sampling.stop, *spelt)), self.encoder.lead_ids)
+
+    @property
+    def _counted(self) -> tuple[int, ...]:
+        """The original's repetition penalty also counts the `<s>` that its library puts before an answer."""
+        bos = self.encoder.tokenizer.bos_id
+        return (bos,) if self._original and bos is not None else ()
+
+    def _remember(self, message: Message, answer: Answer) -> None:
+        self.history += [message, Message("assistant", (Text(answer.text),))]
+
+
+def context(config: TextConfig) -> int:
+    """Tokens that a decoder reads: those it was trained for, more with dynamic NTK scaling."""
+    stretched = config.rope is not None and config.rope.kind == "dynamic"
+    return int(config.max_positions * config.rope.factor) if config.rope and stretched else config.max_positions
