@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import av
 import pytest
+from PIL import Image
 
 from internvl import errors
 from tests.conftest import REPOSITORY
@@ -61,14 +63,29 @@ def of_kind(*kinds: str, run: bool) -> list[Block]:
     return [block for block in BLOCKS if block.kind in kinds and (block.not_run is None) == run]
 
 
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """Two seconds of a square that moves."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=8)
+        stream.width, stream.height = 160, 120
+        for step in range(16):
+            picture = Image.new("RGB", (160, 120), "white")
+            picture.paste("red", (8 * step, 40, 8 * step + 40, 80))
+            file.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        file.mux(stream.encode())
+    return path
+
+
 @pytest.fixture
-def desk(tmp_path):
+def desk(tmp_path, clip):
     """A folder with the files that the pages speak of."""
-    pictures = sorted(EXAMPLES.glob("*.png")) + sorted(EXAMPLES.glob("*.jpg"))
-    if not pictures:
-        pytest.fail(f"there are no example pictures in {EXAMPLES}")
-    for picture in pictures:
-        shutil.copy(picture, tmp_path / picture.name)
+    pictures = sorted(p for p in EXAMPLES.iterdir() if p.suffix in (".png", ".jpg")) if EXAMPLES.is_dir() else []
+    assert pictures, f"there are no example pictures in {EXAMPLES}"
+    for file in (*pictures, clip):
+        shutil.copy(file, tmp_path / file.name)
+    Image.open(pictures[0]).convert("RGB").save(tmp_path / "paper.pdf")
     return tmp_path
 
 
