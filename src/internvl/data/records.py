@@ -81,7 +81,7 @@ def read(line: str, kind: str, *, origin: str) -> Record:
     known, build = find("kind of record", kind, KINDS)
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, brackets 5000 deep
         raise DataError(f"{origin} is not JSON ({error}); each line must be one object") from error
     if not isinstance(record, dict):
         raise DataError(f"{origin} is a JSON {type(record).__name__}; each line must be one object")
