@@ -1,4 +1,4 @@
-"""The `config.json` of every public layout <-> our frozen configs.
+"""The parts of a public `config.json` <-> our frozen configs.
 
 A public config lists what differs from the defaults of the class that wrote it, so reading needs those defaults: they
 stand in the tables below. A key that no version of the family gives a meaning to is ignored; a value that changes the
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from internvl.errors import ConfigError
-from internvl.models.config import Activation, VisionConfig
-from internvl.weights.families import Raw, expect
+from internvl.models.config import Activation, ChatConfig, PairConfig, VisionConfig
+from internvl.weights.families import Raw, expect, write_text
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": "gelu",
@@ -152,3 +152,95 @@ def _square(raw: Raw, name: str) -> int:
     if len(set(sides)) != 1:
         raise ConfigError(f"config.json: {name} is {value}; only squares are supported")
     return sides[0]
+
+
+# --- whole models -----------------------------------------------------------------------------------------------------
+
+
+def write_custom(config: ChatConfig) -> dict[str, Any]:
+    """A chat config in the published layout. What a prompt and a picture need is added by the sidecars."""
+    _only_mlp1(config)
+    return {
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "vision_config": write_vision(config.vision),
+        "llm_config": write_text(config.text, newer=False),
+        "select_layer": config.select_layer,
+        "downsample_ratio": config.downsample,
+        "ps_version": config.pixel_shuffle,
+        "force_image_size": config.tile_size,
+        "hidden_size": config.text.dim,
+        "tie_word_embeddings": config.text.tied_head,
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+    }
+
+
+def write_hf(config: ChatConfig) -> dict[str, Any]:
+    """A chat config for transformers, which knows only one order of the pixel shuffle."""
+    _only_mlp1(config)
+    if config.pixel_shuffle != "v2":
+        raise ConfigError("transformers has no pixel shuffle v1: keep this checkpoint in the custom layout")
+    return {
+        "architectures": ["InternVLForConditionalGeneration"],
+        "model_type": "internvl",
+        "vision_config": write_hf_vision(config.vision),
+        "text_config": write_text(config.text, newer=True),
+        "image_token_id": config.image_token,
+        "image_seq_length": config.slots_per_tile,
+        "downsample_ratio": config.downsample,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": config.select_layer,
+        "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": config.text.tied_head,
+    }
+
+
+def _only_mlp1(config: ChatConfig) -> None:
+    if config.projector != "mlp1":
+        raise ConfigError("the LLaVA form's projector exists in its own layout only; save it as 'llava'")
+
+
+def write_vit(config: VisionConfig) -> dict[str, Any]:
+    """A tower alone."""
+    pool = {"attn_pool_num_heads": config.pool_heads} if config.pool_dim else {}
+    return {**write_vision(config), **pool}
+
+
+def write_pair(config: PairConfig) -> dict[str, Any]:
+    """InternVL-14B."""
+    if not config.queries:
+        raise ConfigError("a plain InternVL-C has no queries; save it as 'pair-pth'")
+    language = write_text(config.text, newer=False)
+    return {
+        "architectures": ["InternVLModel"],
+        "model_type": "internvl",
+        "vision_config": write_vision(config.vision),
+        "qllama_config": language,
+        "clip_embed_dim": config.embed_dim,
+        "attn_pool_num_heads": config.pool_heads,
+        "num_query_token": config.queries,
+        "cross_attention_frequency": config.cross_every,
+        "force_image_size": None,
+        "hidden_size": config.text.dim,
+        "label_smoothing": 0.0,
+        "tie_word_embeddings": False,
+        "use_backbone_lora": 0,
+        "use_qllama_lora": 0,
+    }
+
+
+def write_vit_pth(config: VisionConfig) -> dict[str, Any]:
+    """`build_arguments.json`: what the tensors of a `.pth` do not say."""
+    if config.eps != 1e-6 or config.activation != "gelu":
+        raise ConfigError(f"a plain .pth cannot say that eps is {config.eps} and the activation {config.activation}")
+    pool = {"attn_pool_num_heads": config.pool_heads, "clip_embed_dim": config.pool_dim} if config.pool_dim else {}
+    return {
+        "embed_dim": config.dim,
+        "depth": config.layers,
+        "num_heads": config.heads,
+        "patch_size": config.patch_size,
+        "img_size": config.image_size,
+        "init_values": config.layer_scale,
+        **pool,
+    }

@@ -5,7 +5,7 @@ A public config lists what differs from the defaults of the class that wrote it,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,6 +236,14 @@ def read_rope(raw: Raw) -> tuple[float, RopeScaling | None]:
             raise ConfigError(
                 f"config.json: rope scaling {kind!r} is not known; expected linear, dynamic, llama3, yarn or su"
             )
+
+
+HEADS = ("lm_head.weight", "output.weight")
+
+
+def ties_head(names: Iterable[str], *flags: Any) -> bool:
+    """A head is tied where a config says so and no tensor of its own is there; the tensors have the last word."""
+    return any(flags) and not any(name.endswith(HEADS) for name in names)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

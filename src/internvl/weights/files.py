@@ -53,6 +53,10 @@ class Handle:
     def nbytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
+    def meta(self) -> Tensor:
+        """Its shape and type, on the meta device."""
+        return torch.empty(self.shape, dtype=self.dtype, device="meta")
+
     @classmethod
     def of(cls, tensor: Tensor) -> Handle:
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)

@@ -1,0 +1,223 @@
+"""The only place where a folder becomes a model or an encoder, and a model becomes a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from internvl.data.encode import Encoder, EncoderConfig
+from internvl.data.tokenizer import Tokenizer
+from internvl.errors import CheckpointError, UsageError, find
+from internvl.models.config import ChatConfig, PairConfig
+from internvl.weights import adapters, placement
+from internvl.weights.checkpoint import Checkpoint, Model, describe, empty_model, open_checkpoint
+from internvl.weights.files import SHARD_BYTES, Handle
+from internvl.weights.formats import TABLE
+from internvl.weights.hub import resolve
+from internvl.weights.sidecars import read_encoding
+from internvl.weights.writing import Content, Options, write_checkpoint
+
+__all__ = ["convert", "load", "load_encoder", "load_tokenizer", "resolve", "save"]
+
+Compat = Literal["original"] | None
+Device = str | torch.device
+# fmt: off
+DTYPES = {
+    "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+    "float16": torch.float16, "fp16": torch.float16, "float64": torch.float64,
+}
+# fmt: on
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: Device | Sequence[Device] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    compat: Compat = None,
+    merge_adapters: bool = False,
+) -> Model:
+    """A model from a hub id, a zoo name, a folder of any public layout or a `.pth`; None: the embedded nano.
+
+    dtype None: as stored, but fp32 where the device would compute 16 bit slowly (most CPUs). device None: the best one
+    there is, several GPUs where one is too small; a sequence spreads the model over these. `compat="original"` chooses
+    length-dependent rope as the original code does. Every tensor of the file must fit, and every one of the model must
+    be there: `KeyMismatch` and `ShapeMismatch` name those that are not.
+
+    >>> model = load("OpenGVLab/InternVL2_5-8B")  # doctest: +SKIP
+    """
+    checkpoint = open_checkpoint(resolve(source, revision=revision, token=token))
+    config, origin = _compatible(checkpoint.config, compat), checkpoint.origin
+    model = empty_model(config, origin.raw, TABLE[origin.format])
+    devices = _devices(device)
+    kind = _dtype(checkpoint, dtype, devices[0])
+    where = _place(model, devices, kind, explicit=device is not None)
+    for name, tensor in checkpoint.tensors():
+        wanted = kind if tensor.is_floating_point() else tensor.dtype
+        contiguous = torch.contiguous_format
+        _assign(model, name, tensor.to(where.device_of(name), wanted, copy=True, memory_format=contiguous))
+    if left := [name for name, tensor in model.state_dict().items() if tensor.is_meta]:
+        raise CheckpointError(
+            f"{origin.source}: {len(left)} tensors of the model were not filled, {left[0]} among them"
+        )
+    if len(set(where.where.values())) > 1:
+        placement.install(model, where)
+    if merge_adapters:
+        adapters.merge(model)
+    model.origin = origin
+    return model.eval()
+
+
+def load_encoder(
+    source: str | Path | None = None, *, revision: str | None = None, token: str | None = None, compat: Compat = None
+) -> Encoder:
+    """What turns conversations into ids and tiles for a chat model; no weights are read.
+
+    >>> encoder = load_encoder("OpenGVLab/InternVL2_5-8B")  # doctest: +SKIP
+    """
+    path = resolve(source, revision=revision, token=token)
+    seen, layout, config, _ = describe(path)
+    encoding = read_encoding(layout.name, seen.config, seen.files, config)
+    return Encoder(Tokenizer.from_folder(path), replace(encoding, compat=compat))
+
+
+def load_tokenizer(source: str | Path | None = None, *, revision: str | None = None) -> Tokenizer:
+    """The tokenizer alone, of any layout that has one; a plain InternVL-C keeps it in `llm/`."""
+    path = resolve(source, revision=revision)
+    folder = path.parent if path.is_file() else path
+    return Tokenizer.from_folder(folder / "llm" if (folder / "llm").is_dir() else folder)
+
+
+def save(
+    model: Model,
+    folder: str | Path,
+    *,
+    format: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    encoding: EncoderConfig | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    replace: bool = False,
+) -> None:
+    """Write a model to a folder, which appears when it is whole.
+
+    format None: the layout it was read from (custom, vit or pair for a model made here); dtype None: each tensor in the
+    type it was stored in. `save(load(x))` is x, bit for bit. `encoding` is written into the config of a chat model that
+    was made here, whose tokenizer files the caller adds. `replace` allows an existing folder to be replaced whole.
+
+    >>> save(model, "out")  # doctest: +SKIP
+    """
+    layout = find("layout", format or _own_format(model), TABLE)
+    tensors = {name: Handle.of(tensor) for name, tensor in model.state_dict().items()}
+    config = _compatible(model.config, None)
+    content = Content(config, tensors, model.origin, encoding, adapters.scales(model))
+    options = Options(_named_dtype(dtype), shard_bytes, replace)
+    write_checkpoint(Path(folder), content, layout, options)
+
+
+def convert(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    format: str,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    replace: bool = False,
+) -> None:
+    """Rewrite a checkpoint in another layout, one tensor at a time: it need not fit into memory.
+
+    >>> convert("OpenGVLab/InternVL2_5-8B", "InternVL2_5-8B-hf", format="hf")  # doctest: +SKIP
+    """
+    layout = find("layout", format, TABLE)
+    checkpoint = open_checkpoint(resolve(source, revision=revision))
+    content = Content(checkpoint.config, checkpoint.ours(), checkpoint.origin)
+    write_checkpoint(Path(folder), content, layout, Options(_named_dtype(dtype), shard_bytes, replace))
+
+
+# --- choices ----------------------------------------------------------------------------------------------------------
+
+
+def _own_format(model: Model) -> str:
+    if model.origin is not None:
+        return model.origin.format
+    match model.config:
+        case ChatConfig():
+            return "custom"
+        case PairConfig():
+            return "pair"
+        case _:
+            return "vit"
+
+
+def _compatible(config: Any, compat: Compat) -> Any:
+    """The config with length-dependent rope chosen per call (the original) or per sequence."""
+    text = getattr(config, "text", None)
+    if text is None or text.rope is None:
+        return config
+    return replace(config, text=replace(text, rope=replace(text.rope, per_call=compat == "original")))
+
+
+def _named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    return find("dtype", dtype.removeprefix("torch."), DTYPES) if isinstance(dtype, str) else dtype
+
+
+def _devices(device: Device | Sequence[Device] | None) -> tuple[torch.device, ...]:
+    if isinstance(device, str | torch.device):
+        return (torch.device(device),)
+    if device is not None:
+        if not device:
+            raise UsageError("device is an empty sequence; name at least one")
+        return tuple(torch.device(each) for each in device)
+    if torch.cuda.is_available():
+        return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
+    return (torch.device("mps" if torch.backends.mps.is_available() else "cpu"),)
+
+
+def _dtype(checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """What floating tensors are held in: what was asked for, or what most are stored in if the device is fast in it."""
+    if (named := _named_dtype(dtype)) is not None:
+        return named
+    sizes: dict[torch.dtype, int] = {}
+    for handle in checkpoint.handles.values():
+        if handle.dtype.is_floating_point:
+            sizes[handle.dtype] = sizes.get(handle.dtype, 0) + handle.nbytes
+    stored = max(sizes, key=lambda kind: sizes[kind])
+    if device.type != "cpu" or stored.itemsize > 2:
+        return stored
+    # Converting up is exact, so nothing is lost when the model is saved again.
+    return stored if stored is torch.bfloat16 and computes_bf16() else torch.float32
+
+
+def computes_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware. Without, bf16 is nine times slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return False
+    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16"))
+
+
+def _place(
+    model: nn.Module, devices: tuple[torch.device, ...], dtype: torch.dtype, *, explicit: bool
+) -> placement.Placement:
+    """One device where the model fits on it, or where it was named; otherwise all of them."""
+    if len(devices) == 1:
+        return placement.Placement(devices, {})
+    room = placement.free_memory(devices)
+    if not explicit and sum(p.numel() for p in model.parameters()) * dtype.itemsize <= room[devices[0]]:
+        return placement.Placement(devices[:1], {})
+    return placement.plan(model, room, itemsize=dtype.itemsize)
+
+
+def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Put a tensor in the place of the empty parameter of that name."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    setattr(module, leaf, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))

@@ -1,0 +1,289 @@
+"""What stands beside the tensors: how pictures are cut and prompts are written, and the files that tell others so.
+
+The custom-code layout keeps all of it in `config.json`. The transformers layout spreads it: tile counts and
+normalisation in the preprocessors' files, the prompt in a Jinja template, picture tokens by name in the tokenizer's
+config. A checkpoint that is written back to its own layout keeps its files as they are; these functions serve the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from internvl.data.encode import EncoderConfig
+from internvl.data.image import NORMALISATIONS
+from internvl.data.prompts import TEMPLATES, Form
+from internvl.errors import ConfigError, UsageError, find
+from internvl.models.config import ChatConfig
+from internvl.weights.families import Raw
+from internvl.weights.formats import IMAGE_SLOT, added_tokens, parse_json
+from internvl.weights.keys import ModelConfig
+
+Files = Mapping[str, bytes]
+
+ENCODING_KEY = "internvl"
+"""Where `config.json` of the transformers layout keeps what that layout has no place for."""
+VIDEO = "<video>"
+NAMED_TOKENS = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": IMAGE_SLOT,
+    "video_token": VIDEO,
+}
+"""The transformers processor looks these up by name."""
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"),
+    *("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "generation_config.json"),
+)
+MEAN_DIGITS = 1e-4
+
+
+def dump(value: Any) -> bytes:
+    """JSON as the files of a checkpoint have it."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_encoding(layout: str, raw: Raw, files: Files, config: ModelConfig) -> EncoderConfig:
+    """How prompts and pictures are prepared for a chat model."""
+    if not isinstance(config, ChatConfig):
+        raise UsageError(f"a checkpoint of layout {layout!r} does not converse, so it has no prompts to encode")
+    match layout:
+        case "custom":
+            return _encoding(raw, config)
+        case "llava":
+            pad = raw.get("image_aspect_ratio") == "pad"
+            return _encoding({"template": "vicuna_v1", "pad2square": pad}, config)
+        case _:
+            return _read_hf_encoding(raw, files, config)
+
+
+def _encoding(raw: Raw, config: ChatConfig, normalisation: str = "imagenet") -> EncoderConfig:
+    """From the keys of the original config class, with its defaults."""
+    template = raw.get("template")
+    if template is None:
+        raise ConfigError('config.json names no conversation template; add one, e.g. "template": "internvl2_5"')
+    find("template", template, TEMPLATES, hint="It stands in config.json.")
+    return EncoderConfig(
+        template=template,
+        system_message=raw.get("system_message"),
+        tile_size=config.tile_size,
+        slots_per_tile=config.slots_per_tile,
+        min_tiles=raw.get("min_dynamic_patch", 1),
+        max_tiles=raw.get("max_dynamic_patch", 6),
+        dynamic=bool(raw.get("dynamic_image_size", False)),
+        thumbnail=bool(raw.get("use_thumbnail", False)),
+        pad_to_square=bool(raw.get("pad2square", False)),
+        normalisation=normalisation,  # type: ignore[arg-type]
+        compat=None,
+    )
+
+
+def _read_hf_encoding(raw: Raw, files: Files, config: ChatConfig) -> EncoderConfig:
+    """Tiles from the preprocessor; the template from our own note, or else from the tokens that turns are made of."""
+    pictures = image_processor(files)
+    mean = pictures.get("image_mean", NORMALISATIONS["imagenet"][0])
+    close = [  # transformers writes the digits of CLIP's in full
+        name for name, (known, _) in NORMALISATIONS.items()
+        if all(abs(a - b) < MEAN_DIGITS for a, b in zip(known, mean, strict=True))
+    ]  # fmt: skip
+    if not close:
+        raise ConfigError(f"preprocessor_config.json: image_mean {mean} is none of {', '.join(NORMALISATIONS)}")
+    note: dict[str, Any] = raw.get(ENCODING_KEY) or {"template": _recognised(files)}
+    tiles = {
+        "min_dynamic_patch": pictures.get("min_patches", 1),
+        "max_dynamic_patch": pictures.get("max_patches", 12),
+        "dynamic_image_size": pictures.get("crop_to_patches", True),
+        "use_thumbnail": True,
+    }
+    return _encoding({**tiles, **note}, config, close[0])
+
+
+def image_processor(files: Files) -> dict[str, Any]:
+    """The settings of the transformers image processor, which newer releases nest in the processor's own file."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if name in files:
+            content = parse_json(files[name], name)
+            if name == "preprocessor_config.json" or "image_processor" in content:
+                return content.get("image_processor", content)
+    return {}
+
+
+def _recognised(files: Files) -> str:
+    tokens = added_tokens(files)
+    for template in ("internvl3_5_gpt_oss", "internvl2_5", "phi3-chat"):
+        if set(TEMPLATES[template].tokens) <= tokens.keys():
+            return template
+    raise ConfigError(
+        "the tokenizer has the turn tokens of no template of the family; "
+        f'say which one it is in config.json: "{ENCODING_KEY}": {{"template": ...}}'
+    )
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_encoding(encoding: EncoderConfig) -> dict[str, Any]:
+    """The keys of the original config class."""
+    raw: dict[str, Any] = {
+        "template": encoding.template,
+        "dynamic_image_size": encoding.dynamic,
+        "use_thumbnail": encoding.thumbnail,
+        "min_dynamic_patch": encoding.min_tiles,
+        "max_dynamic_patch": encoding.max_tiles,
+        "pad2square": encoding.pad_to_square,
+    }
+    return raw if encoding.system_message is None else {**raw, "system_message": encoding.system_message}
+
+
+def custom_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[str, bytes]:
+    """The files of the custom-code layout, from those of the transformers layout."""
+    kept = _kept(files)
+    spare = {token for token, number in added_tokens(files).items() if token == VIDEO and number >= config.text.vocab}
+    settings = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
+    settings = {key: value for key, value in settings.items() if key not in (*NAMED_TOKENS, "extra_special_tokens")}
+    settings.pop("processor_class", None)
+    settings["chat_template"] = chat_template(encoding, picture="<image>")
+    mean, std = (list(values) for values in NORMALISATIONS[encoding.normalisation])
+    pictures = {
+        "crop_size": encoding.tile_size,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": mean,
+        "image_std": std,
+        "resample": 3,
+        "size": encoding.tile_size,
+    }
+    return {**_without(kept, settings, spare), "preprocessor_config.json": dump(pictures)}
+
+
+def hf_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[str, bytes]:
+    """The files of the transformers layout, from those of the custom-code layout."""
+    settings = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
+    for key in ("auto_map", "chat_template"):
+        settings.pop(key, None)
+    if str(settings.get("tokenizer_class", "")).startswith("InternLM2"):
+        settings |= {"tokenizer_class": "LlamaTokenizer", "legacy": True}  # the class that reads the same vocabulary
+    settings |= {**NAMED_TOKENS, "extra_special_tokens": NAMED_TOKENS, "processor_class": "InternVLProcessor"}
+    tokens = added_tokens(files)
+    kept = _kept(files)
+    if VIDEO not in tokens:
+        kept, settings = _with_video(kept, settings, max(config.text.vocab, *(n + 1 for n in tokens.values())))
+    mean, std = (list(values) for values in NORMALISATIONS[encoding.normalisation])
+    common = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": mean,
+        "image_std": std,
+        "processor_class": "InternVLProcessor",
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"height": encoding.tile_size, "width": encoding.tile_size},
+    }
+    pictures = {
+        **common,
+        "image_processor_type": "GotOcr2ImageProcessorFast",
+        "crop_to_patches": encoding.dynamic,
+        "min_patches": encoding.min_tiles,
+        "max_patches": encoding.max_tiles,
+    }
+    return {
+        **kept,
+        "tokenizer_config.json": dump(settings),
+        "preprocessor_config.json": dump(pictures),
+        "video_preprocessor_config.json": dump({**common, "video_processor_type": "InternVLVideoProcessor"}),
+        "processor_config.json": dump(
+            {"processor_class": "InternVLProcessor", "image_seq_length": encoding.slots_per_tile}
+        ),
+        "chat_template.jinja": chat_template(encoding, picture=IMAGE_SLOT).encode(),
+    }
+
+
+def neutral(files: Files) -> dict[str, bytes]:
+    """The files that mean the same in every layout of a model without prompts of its own."""
+    return _kept(files) | {name: files[name] for name in ("preprocessor_config.json",) if name in files}
+
+
+def _kept(files: Files) -> dict[str, bytes]:
+    """What both layouts share: the tokenizer and the documents; never code."""
+    documents = {name for name in files if name.endswith(".md") or name.startswith(("LICENSE", "NOTICE"))}
+    return {name: content for name, content in files.items() if name in TOKENIZER_FILES or name in documents}
+
+
+def _with_video(
+    files: dict[str, bytes], settings: dict[str, Any], number: int
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The tokenizer's files with one more token. It never reaches the model, so the embeddings need no row for it."""
+    token = {"content": VIDEO, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
+             "special": True}  # fmt: skip
+    settings = {**settings, "added_tokens_decoder": {**settings.get("added_tokens_decoder", {}), str(number): token}}
+    if "added_tokens.json" in files:
+        files["added_tokens.json"] = dump(
+            {**parse_json(files["added_tokens.json"], "added_tokens.json"), VIDEO: number}
+        )
+    if "tokenizer.json" in files:
+        fast = parse_json(files["tokenizer.json"], "tokenizer.json")
+        fast["added_tokens"] = [*fast.get("added_tokens", []), {"id": number, **token}]
+        files["tokenizer.json"] = dump(fast)
+    return files, settings
+
+
+def _without(files: dict[str, bytes], settings: dict[str, Any], spare: set[str]) -> dict[str, bytes]:
+    """`_with_video` backwards."""
+    if spare:
+        decoder = settings.get("added_tokens_decoder", {})
+        settings["added_tokens_decoder"] = {k: v for k, v in decoder.items() if v["content"] not in spare}
+        if "added_tokens.json" in files:
+            listed = parse_json(files["added_tokens.json"], "added_tokens.json")
+            files["added_tokens.json"] = dump({k: v for k, v in listed.items() if k not in spare})
+        if "tokenizer.json" in files:
+            fast = parse_json(files["tokenizer.json"], "tokenizer.json")
+            fast["added_tokens"] = [entry for entry in fast["added_tokens"] if entry["content"] not in spare]
+            files["tokenizer.json"] = dump(fast)
+    return {**files, "tokenizer_config.json": dump(settings)}
+
+
+def chat_template(encoding: EncoderConfig, *, picture: str) -> str:
+    """The conversation template in Jinja, for engines that render prompts with it; we never do.
+
+    `picture` is what the engine's processor replaces by a picture's slots.
+    """
+    template = TEMPLATES[encoding.template]
+    system = template.system_message if encoding.system_message is None else encoding.system_message
+
+    def quoted(text: str) -> str:
+        return json.dumps(text, ensure_ascii=False)
+
+    def opening(form: Form) -> str:
+        return quoted(form.head + form.lead)
+
+    forms = {"system": template.system, "user": template.user, "assistant": template.assistant}
+    heads = ", ".join(f"{quoted(role)}: {opening(form)}" for role, form in forms.items())
+    ends = ", ".join(f"{quoted(role)}: {quoted(form.end + form.tail)}" for role, form in forms.items())
+    final = quoted((template.last_end or template.assistant.end) + template.assistant.tail)
+    whole = quoted(template.system.head + template.system.lead + system + template.system.end + template.system.tail)
+    return (
+        f"{{%- set heads = {{{heads}}} -%}}\n"
+        f"{{%- set ends = {{{ends}}} -%}}\n"
+        f"{{%- if messages[0]['role'] != 'system' -%}}{{{{- {whole} -}}}}{{%- endif -%}}\n"
+        "{%- for message in messages -%}\n"
+        "  {{- heads[message['role']] -}}\n"
+        "  {%- if message['content'] is string -%}{{- message['content'] -}}\n"
+        "  {%- else -%}{%- for item in message['content'] -%}\n"
+        f"    {{%- if item['type'] == 'image' -%}}{{{{- {quoted(picture + chr(10))} -}}}}\n"
+        f"    {{%- elif item['type'] == 'video' -%}}{{{{- {quoted(VIDEO + chr(10))} -}}}}\n"
+        "    {%- elif item['type'] == 'text' -%}{{- item['text'] -}}{%- endif -%}\n"
+        "  {%- endfor -%}{%- endif -%}\n"
+        "  {%- if loop.last and message['role'] == 'assistant' and not add_generation_prompt -%}\n"
+        f"    {{{{- {final} -}}}}\n"
+        "  {%- else -%}{{- ends[message['role']] -}}{%- endif -%}\n"
+        "{%- endfor -%}\n"
+        f"{{%- if add_generation_prompt -%}}{{{{- {quoted(template.assistant.head)} -}}}}{{%- endif -%}}\n"
+    )
