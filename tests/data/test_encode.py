@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image as Pillow
 
 from internvl.data import records
 from internvl.data.encode import NO_TOKEN, NOT_LEARNT, Encoder, EncoderConfig
-from internvl.data.prompts import TEMPLATES, Image, Message, Text, Video, bind
+from internvl.data.prompts import TEMPLATES, Form, Image, Masks, Message, Text, Video, bind
 from internvl.data.tokenizer import Tokenizer
 from internvl.errors import ConfigError, ContextOverflow, InternVLError, PlaceholderMismatch, PromptError, UsageError
 from tests.conftest import GOLDEN_ROOTS, golden
@@ -448,3 +449,18 @@ def test_gpt_oss_learns_its_channel(tmp_path):
         assert tok.decode(encoder.lead_ids, skip_special=False) == lead
         stops = [tok.id_of("<|return|>"), tok.id_of("<|end|>")]
         assert encoder.stop_ids == (stops[0],) if compat else set(stops) <= set(encoder.stop_ids)
+
+
+@pytest.mark.parametrize(("template", "fault"), [
+    ("internvl2_5", {"assistant": Form("<|im_start|>assistant\n", "<|im_end|>\n")}),  # learns the line break
+    ("internvl2_5", {"user": Form("<|im_start|>user\n", "<|im_end|>")}),  # forgets one
+    ("Hermes-2", {"masks": Masks("exchange", added=1)}),  # off by one from the second exchange on
+])  # fmt: skip
+def test_a_planted_fault_shows_in_the_published_labels(template, fault, monkeypatch):
+    rows = [row for row in ROWS if row["template"] == template and row["record"] == "text3"]
+    if not rows:
+        pytest.skip(f"no golden labels of {template} here")
+    monkeypatch.setitem(TEMPLATES, template, replace(TEMPLATES[template], **fault))
+    for row in rows:
+        encoded = encode_row(row)
+        assert (encoded.input_ids, spans(encoded.targets)) != (row["input_ids"], row["label_spans"])
