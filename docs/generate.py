@@ -1,4 +1,5 @@
-"""Writes the parts of the documentation that the code already says: the page of errors and the tables of models.
+"""Writes the parts of the documentation that the code already says: the page of errors, the tables of models
+and of limits.
 
 python docs/generate.py          # writes
 python docs/generate.py --check  # only says whether anything is stale; exit status 1 if so
@@ -6,12 +7,16 @@ python docs/generate.py --check  # only says whether anything is stale; exit sta
 
 from __future__ import annotations
 
+import ast
 import inspect
+import itertools
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 from internvl import errors, zoo
+from internvl.data import media
 
 DOCS = Path(__file__).parent
 
@@ -49,17 +54,39 @@ def table(kind: str) -> str:
     return "\n".join(lines)
 
 
-def models_page() -> str:
-    """docs/models.md: written by hand but for the tables between their marks."""
-    page = (DOCS / "models.md").read_text(encoding="utf-8")
-    for kind in ("chat", "pair", "vision"):
-        begin, end = f"<!-- table: {kind} -->\n", "\n<!-- end -->"
+def limits_table() -> str:
+    """The fields of `Limits` with their defaults and the sentence that stands under each."""
+    [limits] = [
+        n for n in ast.parse(inspect.getsource(media)).body if isinstance(n, ast.ClassDef) and n.name == "Limits"
+    ]
+    lines = ["| `Limits(…)` | default | |", "|---|---|---|"]
+    for field, comment in itertools.pairwise(limits.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(comment, ast.Expr) and isinstance(field.target, ast.Name):
+            name = field.target.id
+            value = getattr(media.OPEN, name)
+            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{value}"
+            shown = ", ".join(value) or "none" if isinstance(value, tuple) else shown
+            lines.append(f"| `{name}` | {shown} | {' '.join(ast.literal_eval(comment.value).split())} |")
+    return "\n".join(lines)
+
+
+def with_tables(name: str, **tables: Callable[[], str]) -> str:
+    """A page that is written by hand but for the tables between their marks."""
+    page = (DOCS / name).read_text(encoding="utf-8")
+    for mark, make in tables.items():
+        begin, end = f"<!-- table: {mark} -->\n", "\n<!-- end -->"
         before, _, rest = page.partition(begin)
-        page = before + begin + "\n" + table(kind) + "\n" + end + rest.partition(end)[2]
+        page = before + begin + "\n" + make() + "\n" + end + rest.partition(end)[2]
     return page
 
 
-PAGES = {"errors.md": errors_page, "models.md": models_page}
+PAGES: dict[str, Callable[[], str]] = {
+    "errors.md": errors_page,
+    "limits.md": lambda: with_tables("limits.md", limits=limits_table),
+    "models.md": lambda: with_tables(
+        "models.md", chat=lambda: table("chat"), pair=lambda: table("pair"), vision=lambda: table("vision")
+    ),
+}
 
 
 def stale() -> list[str]:
