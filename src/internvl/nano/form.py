@@ -1,0 +1,154 @@
+"""The form of nano: its sizes, and the files of a published checkpoint around its weights.
+
+| part      | form                                                                     | parameters |
+|-----------|--------------------------------------------------------------------------|------------|
+| ViT       | 8 layers, 192 wide, 3 heads of 64, MLP 768, 112 px tiles of 8 x 8 patches | 3.69 M     |
+| projector | pixel shuffle v2: 16 slots a tile, 768 -> 192 -> 192                      | 0.19 M     |
+| decoder   | 4 layers, 192 wide, 3 heads of 64 on 1 key-value head, MLP 512            | 1.58 M     |
+| words     | 1280 x 192, in and out                                                   | 0.49 M     |
+
+Products of one sample, forward, at 2 FLOP a weight and token: a tile, 65 tokens x 3.6 M x 2 = 0.47 GFLOP; a
+conversation of 100 tokens, 0.32 GFLOP. Backward takes twice as much: 2.4 GFLOP to learn from a picture of one tile,
+6.7 from a printed line of four.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from internvl.data.encode import EncoderConfig
+from internvl.models.config import ChatConfig, TextConfig, VisionConfig
+
+SYSTEM_MESSAGE = "You are nano, the small embedded model of InternVL."
+VOCAB = 1280
+TILE, PATCH, MAX_TILES = 112, 14, 3
+"""Three tiles at most: a photograph of common aspect is one tile; a printed line has a row of three."""
+
+VISION = {"hidden_size": 192, "num_hidden_layers": 8, "num_attention_heads": 3, "intermediate_size": 768}
+TEXT = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "num_key_value_heads": 1,
+        "intermediate_size": 512, "max_position_embeddings": 4096}  # fmt: skip
+ROPE_THETA, EPS = 10000.0, 1e-6
+
+ENCODING = EncoderConfig(
+    template="internvl2_5", system_message=SYSTEM_MESSAGE, tile_size=TILE, slots_per_tile=(TILE // PATCH // 2) ** 2,
+    min_tiles=1, max_tiles=MAX_TILES, dynamic=True, thumbnail=True, pad_to_square=False,
+    normalisation="imagenet", compat=None,
+)  # fmt: skip
+
+
+def chat_config(image_token: int) -> ChatConfig:
+    """The same form as values of this package."""
+    vision = VisionConfig(
+        image_size=TILE, patch_size=PATCH, dim=VISION["hidden_size"], layers=VISION["num_hidden_layers"],
+        heads=VISION["num_attention_heads"], mlp_dim=VISION["intermediate_size"], layer_scale=1.0,
+    )  # fmt: skip
+    text = TextConfig(
+        vocab=VOCAB, dim=TEXT["hidden_size"], layers=TEXT["num_hidden_layers"], heads=TEXT["num_attention_heads"],
+        kv_heads=TEXT["num_key_value_heads"], mlp_dim=TEXT["intermediate_size"], eps=EPS,
+        max_positions=TEXT["max_position_embeddings"], rope_theta=ROPE_THETA, qkv_bias=True,
+    )  # fmt: skip
+    return ChatConfig(vision=vision, text=text, image_token=image_token)
+
+
+def published_config(ids: Mapping[str, int]) -> dict[str, Any]:
+    """`config.json` in the custom-code layout; `ids` are those of the special tokens."""
+    module = "internvl_chat.InternVLChat"
+    return {
+        "architectures": ["InternVLChatModel"],
+        "auto_map": {
+            "AutoConfig": f"configuration_{module}Config",
+            "AutoModel": f"modeling_{module}Model",
+            "AutoModelForCausalLM": f"modeling_{module}Model",
+        },
+        "downsample_ratio": 0.5,
+        "dynamic_image_size": True,
+        "force_image_size": TILE,
+        "hidden_size": TEXT["hidden_size"],
+        "llm_config": {
+            **TEXT,
+            "rope_theta": ROPE_THETA,
+            "rms_norm_eps": EPS,
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "vocab_size": VOCAB,
+            "hidden_act": "silu",
+            "attention_dropout": 0.0,
+            "initializer_range": 0.02,
+            "use_cache": True,
+            "use_sliding_window": False,
+            "tie_word_embeddings": False,
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+            "torch_dtype": "bfloat16",
+        },
+        "max_dynamic_patch": MAX_TILES,
+        "min_dynamic_patch": 1,
+        "model_type": "internvl_chat",
+        "pad2square": False,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "system_message": SYSTEM_MESSAGE,
+        "template": "internvl2_5",
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+        "use_thumbnail": True,
+        "vision_config": {
+            **VISION,
+            "architectures": ["InternVisionModel"],
+            "model_type": "intern_vit_6b",
+            "image_size": TILE,
+            "patch_size": PATCH,
+            "num_channels": 3,
+            "hidden_act": "gelu",
+            "norm_type": "layer_norm",
+            "layer_norm_eps": 1e-6,
+            "qkv_bias": True,
+            "qk_normalization": False,
+            "attention_dropout": 0.0,
+            "drop_path_rate": 0.0,
+            "dropout": 0.0,
+            "initializer_factor": 1.0,
+            "initializer_range": 0.02,
+            "torch_dtype": "bfloat16",
+            "use_flash_attn": True,
+        },
+    }
+
+
+def write_checkpoint(tensors: Mapping[str, Any], tokenizer: Path, folder: Path) -> None:
+    """Write a published checkpoint, whole or not at all: weights in bf16, configs, the files of `tokenizer`."""
+    import torch
+    from safetensors.torch import save_file
+
+    ids = json.loads((tokenizer / "added_tokens.json").read_text(encoding="utf-8"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        new = Path(name) / "new"
+        shutil.copytree(tokenizer, new)
+        weights = {key: value.detach().to(torch.bfloat16).contiguous() for key, value in tensors.items()}
+        save_file(weights, new / "model.safetensors", metadata={"format": "pt"})
+        side = {"size": TILE, "crop_size": TILE}
+        write_json(new / "config.json", published_config(ids))
+        write_json(new / "generation_config.json", {"eos_token_id": ids["<|im_end|>"]})
+        write_json(
+            new / "preprocessor_config.json",
+            {**side, "do_center_crop": True, "do_normalize": True, "do_resize": True, "resample": 3,
+             "feature_extractor_type": "CLIPFeatureExtractor",
+             "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+        )  # fmt: skip
+        if folder.exists():
+            os.replace(folder, Path(name) / "old")
+        os.replace(new, folder)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
