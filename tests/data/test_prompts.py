@@ -150,7 +150,7 @@ def test_every_picture_stays_with_its_turn():
     photos = [Pillow.new("RGB", (n, n)) for n in (1, 2, 3)]
     turns, pictures = bind([
         Message("user", (Image(photos[0]), "One")),
-        Message("assistant", (Text("Fine. <image>"),)),
+        Message("assistant", ("Fine. <image>",)),
         Message("user", (Image(photos[1], max_tiles=2), Image(photos[2]), "Two")),
     ])  # fmt: skip
     assert [(picture.photo.width, picture.turn, picture.max_tiles) for picture in pictures] == [
