@@ -45,7 +45,10 @@ SHARED_LINES = 12
 LONG_FILES: dict[str, str] = {
     "zoo.py": "a table, one row for each published checkpoint",
 }
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {
+    "cli/chat.py:chat": "one line for each option",
+    "nano/form.py:published_config": "a file, written out",
+}
 
 
 def layer_of(file: Path) -> str:
