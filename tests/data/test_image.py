@@ -116,9 +116,9 @@ def test_impossible_numbers_of_tiles(low, high):
 
 
 def test_a_picture_without_pixels():
-    with pytest.raises(MediaUnreadable, match="0x5"):
+    with pytest.raises(MediaUnreadable, match="0 x 5"):
         choose_grid(0, 5)
-    with pytest.raises(MediaUnreadable, match="5x0"):
+    with pytest.raises(MediaUnreadable, match="5 x 0"):
         image.resize_plain(Image.new("RGB", (5, 0)), size=4)
 
 

@@ -250,7 +250,7 @@ def test_transparent_animations_stand_on_white():
         ({"frames": 7}, "8 frames were asked for, at most 7"),
         ({"clip_pixels": 3 * 64 * 48}, "3 are possible"),
         ({"clip_seconds": 1.0}, "at most 1 s"),
-        ({"pixels": 3000}, r"\(64x48\), at most 3000"),
+        ({"pixels": 3000}, r"64 x 48 pixels, at most 3000"),
         ({"codecs": ("vp9",)}, "h264 video is not decoded"),
         ({"bytes": 100}, "larger than 100 bytes"),
     ],

@@ -101,7 +101,7 @@ def choose_grid(
     ((4, 2), (1, 1), (2, 2))
     """
     if width < 1 or height < 1:
-        raise MediaUnreadable(f"the picture is {width}x{height}: it has no pixels")
+        raise MediaUnreadable(f"the picture is {width} x {height}: it has no pixels")
     aspect = width / height
     best, best_distance = (1, 1), float("inf")
     for columns, rows in candidate_grids(min_tiles, max_tiles):
@@ -344,4 +344,4 @@ def _expect_rgb(picture: Image.Image) -> None:
     if picture.mode != "RGB":
         raise UsageError(f"the picture has mode {picture.mode}, expected RGB: pass it through to_rgb first")
     if not picture.width or not picture.height:
-        raise MediaUnreadable(f"the picture is {picture.width}x{picture.height}: it has no pixels")
+        raise MediaUnreadable(f"the picture is {picture.width} x {picture.height}: it has no pixels")
