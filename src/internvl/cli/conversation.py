@@ -37,12 +37,14 @@ class Media:
         cls, images: Sequence[str] = (), *, video: str | None = None, pdf: str | None = None, frames: int | None = None
     ) -> Media:
         """Read files or addresses; `MediaError` says which cannot be used and why."""
+        from internvl.data.media import Limits
         from internvl.inference.attached import pages_of, photo_of, video_of
 
+        limits = Limits(remote=True, schemes=("s3", "gs", "hf"))  # whoever types an address wants it fetched
         return cls(
-            images=tuple(photo_of(image) for image in images),
-            video=None if video is None else video_of(video, frames=frames),
-            pages=() if pdf is None else pages_of(pdf),
+            images=tuple(photo_of(image, limits) for image in images),
+            video=None if video is None else video_of(video, limits, frames=frames),
+            pages=() if pdf is None else pages_of(pdf, limits),
         )
 
     def __add__(self, other: Media) -> Media:

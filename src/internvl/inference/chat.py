@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,10 +29,14 @@ from internvl.inference.seen import Features, Held, digest, keys_of
 from internvl.inference.turn import Read, Row, Stream
 from internvl.models.chat import ChatModel
 from internvl.models.config import TextConfig
-from internvl.weights.load import load, load_encoder
+from internvl.models.linear import tune
+from internvl.weights.load import Device, load, load_encoder, resolve
 
 Report = Callable[[int, int], None]
 Question = str | Text
+
+WORTH_TUNING = 256 << 20
+"""Bytes of a decoder on a CPU above which the second that `tune` takes is won back within an answer."""
 
 
 class Chat:
@@ -73,9 +78,9 @@ class Chat:
     @classmethod
     def load(
         cls,
-        source: str | None = None,
+        source: str | Path | None = None,
         *,
-        device: str | torch.device | None = None,
+        device: Device | Sequence[Device] | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
         compat: Literal["original"] | None = None,
@@ -86,10 +91,14 @@ class Chat:
         device and dtype None: what there is, and what it computes fast. `compat="original"` repeats what the original
         `chat()` does where that differs.
         """
-        model = load(source, device=device, dtype=dtype, revision=revision, compat=compat)
+        path = resolve(source, revision=revision)
+        model = load(path, device=device, dtype=dtype, compat=compat)
         if not isinstance(model, ChatModel):
             raise UsageError(f"{source} is a {type(model).__name__}, which cannot converse; internvl.load() loads it")
-        return cls(model, load_encoder(source, compat=compat), **chat)
+        weights = model.language_model.model.embed_tokens.weight
+        if weights.device.type == "cpu" and sum(p.nbytes for p in model.language_model.parameters()) > WORTH_TUNING:
+            tune(model.language_model)
+        return cls(model, load_encoder(path, compat=compat), **chat)
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
@@ -185,7 +194,7 @@ class Chat:
         pictures = [(digest(one), one) for one in tiles]
         config = self.model.config
         keys = keys_of(encoded.input_ids, config.image_token, config.slots_per_tile, pictures)
-        room = context(config.text) - len(keys)
+        room = sampling.max_new_tokens if self._original else context(config.text) - len(keys)
         if room < 1:
             raise ContextOverflow(
                 f"the conversation has {len(keys)} tokens, {sum(isinstance(key, tuple) for key in keys)} of them from "

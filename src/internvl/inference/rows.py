@@ -66,7 +66,7 @@ def copied(cache: KVCache, rows: Tensor, max_len: int) -> KVCache:
 
 def _stretched(tensor: Tensor, rows: Tensor, extent: int, max_len: int) -> Tensor:
     new = tensor.new_zeros(len(rows), tensor.shape[1], max_len, tensor.shape[3])
-    new[:, :, :extent] = tensor[rows, :, :extent]
+    new[:, :, :extent] = tensor[rows.to(tensor.device), :, :extent]  # a model over several devices has its cache there
     return new
 
 
