@@ -19,6 +19,7 @@ from internvl.errors import InternVLError
 if TYPE_CHECKING:
     from internvl.data.prompts import Message, Text
     from internvl.inference.chat import Chat
+    from internvl.inference.embed import Embedder
     from internvl.inference.sampling import SamplingConfig
     from internvl.weights.load import load, load_encoder, save
 
@@ -29,6 +30,8 @@ __all__ = [
     "load", "load_encoder", "save",
     # talking to a model
     "Chat", "SamplingConfig", "Message", "Text",
+    # pictures and texts as vectors
+    "Embedder",
     # what a user can cause
     "InternVLError",
     "__version__",
@@ -39,6 +42,7 @@ HOMES = {
     "load_encoder": "internvl.weights.load",
     "save": "internvl.weights.load",
     "Chat": "internvl.inference.chat",
+    "Embedder": "internvl.inference.embed",
     "SamplingConfig": "internvl.inference.sampling",
     "Message": "internvl.data.prompts",
     "Text": "internvl.data.prompts",

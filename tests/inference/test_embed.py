@@ -14,7 +14,7 @@ from internvl.inference.embed import Embedder
 from tests.conftest import golden
 
 UNIT = 2e-6
-"""Worst seen: 2.4e-7."""
+"""Worst seen: 3.0e-7."""
 
 
 def test_texts_are_those_of_the_golden_vectors():
@@ -65,7 +65,7 @@ def test_a_classifier_is_the_mean_of_its_prompts():
     assert weights.shape == (40, 2)
     bus = F.normalize(embedder.texts(["a bus", "the bus bus"]).mean(0), dim=0)
     torch.testing.assert_close(weights[:, 0], bus)
-    with pytest.raises(UsageError, match="has no {c}"):
+    with pytest.raises(UsageError, match=r"has no \{c\}"):
         embedder.classifier(["bus"], ["a bus"])
 
 

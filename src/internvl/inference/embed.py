@@ -25,6 +25,7 @@ from internvl.data.pair import Fit, encode_picture, encode_texts
 from internvl.data.tokenizer import Tokenizer
 from internvl.errors import UsageError
 from internvl.models.chat import ChatModel
+from internvl.models.config import VisionConfig
 from internvl.models.pair import Mode, PairModel
 from internvl.models.vit import VisionTransformer
 from internvl.weights.load import load, load_tokenizer
@@ -79,7 +80,7 @@ class Embedder:
     def tile_size(self) -> int:
         """Side of the picture that the model was trained on, in pixels."""
         config = self.model.config
-        return config.tile_size if not isinstance(self.model, VisionTransformer) else self.model.config.image_size
+        return config.image_size if isinstance(config, VisionConfig) else config.tile_size
 
     @torch.inference_mode()
     def images(self, sources: Iterable[str | Path | bytes | Image.Image], *, batch: int = 16) -> Tensor:
