@@ -138,7 +138,7 @@ def icons(data: Path, flat: dict[str, Row]) -> Iterator[Item]:
             yield Item("flag", row["id"], picture, name, _flag_facts(code, flat), weight=1.0)
         else:
             facts = (("group", row["group"]), ("style", row["style"]))
-            weight = {"People & Body": 0.6, "Symbols": 0.6}.get(row["group"], 1.0)
+            weight = {"People & Body": 0.3, "Symbols": 0.3}.get(row["group"], 1.0)
             yield Item("icon", row["id"], picture, row["name"], facts, weight)
 
 

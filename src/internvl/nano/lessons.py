@@ -23,9 +23,10 @@ from internvl.data.encode import Encoder
 from internvl.data.prompts import Image, Message, Text
 from internvl.nano import form
 from internvl.nano.corpus import Corpus, Item, ask
-from internvl.nano.world import Sample, Style, draw_line, draw_scene, talk
+from internvl.nano.world import Sample, Style, draw_line, draw_scene, echo, talk
 
-MIXTURE = {"photo": 0.27, "icon": 0.28, "flag": 0.12, "count": 0.12, "read": 0.16, "receipt": 0.04, "talk": 0.01}
+MIXTURE = {"photo": 0.25, "icon": 0.27, "flag": 0.12, "count": 0.1, "read": 0.17, "receipt": 0.03, "echo": 0.05,
+           "talk": 0.01}  # fmt: skip
 BATCH = 32
 LONG_LINES_AFTER = 2000
 """Steps until drawn lines may have 18 characters; they begin with 4."""
@@ -82,8 +83,10 @@ class Stream(IterableDataset[list[Batch]]):
     def sample(self, rng: random.Random, task: str, number: int) -> Sample:
         if task == "count":
             return draw_scene(rng)
+        longest = 4 + round(14 * min(1.0, number / LONG_LINES_AFTER))
+        if task == "echo":
+            return echo(rng, self.corpus.words, longest)
         if task == "read":
-            longest = 4 + round(14 * min(1.0, number / LONG_LINES_AFTER))
             return draw_line(rng, Style(self.fonts, longest, clean=rng.random() < 0.6), words=self.corpus.words)
         if task == "talk":
             return talk(rng)

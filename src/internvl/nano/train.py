@@ -13,6 +13,7 @@ The folder holds `tokenizer/`, `state/` (all that is needed to go on after an in
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -104,6 +105,9 @@ class Trainer:
         initialise(self.model, seed=seed)
         self.heads = Heads(form.TEXT["hidden_size"], names)
         self.all = nn.ModuleDict({"model": self.model, "heads": self.heads})
+        self.fast_model, self.fast_heads = copy.deepcopy(self.model).bfloat16(), copy.deepcopy(self.heads).bfloat16()
+        self.fast = nn.ModuleDict({"model": self.fast_model, "heads": self.fast_heads})
+        """The same in bf16, which is multiplied four times as fast; the weights that learn stay in fp32."""
         named = [(n.partition(".")[2] if n.startswith("model.") else n, p) for n, p in self.all.named_parameters()]
         self.muon = Muon([(n, p) for n, p in named if is_matrix(n, p)], momentum=0.95, decay=0.04)
         self.adam = torch.optim.AdamW(
@@ -115,11 +119,13 @@ class Trainer:
     def step(self, batches: Sequence[Batch]) -> dict[str, Any]:
         """Learn from all `batches` at once; each is computed by a thread of its own."""
         began = time.monotonic()
+        for fast, exact in zip(self.fast.parameters(), self.all.parameters(), strict=True):
+            fast.data.copy_(exact.data)
         rate = rate_at(self.seconds / self.budget, self.number)
         with ThreadPoolExecutor(len(batches)) as pool:
             results = list(pool.map(self.gradients, batches))
         for parameter, *parts in zip(self.all.parameters(), *(gradients for gradients, _ in results), strict=True):
-            parameter.grad = sum(parts) / len(parts)  # type: ignore[assignment]
+            parameter.grad = torch.stack([part.float() for part in parts]).mean(0)
         torch.nn.utils.clip_grad_norm_(self.rest, 1.0)
         for group in self.adam.param_groups:
             group["lr"] = OTHER_RATE * rate
@@ -134,14 +140,13 @@ class Trainer:
         return found
 
     def gradients(self, batch: Batch) -> tuple[Sequence[Tensor], dict[str, list[float]]]:
-        """Of every parameter, without touching its `grad`: threads share the weights."""
-        with torch.autocast("cpu", torch.bfloat16):
-            features = self.model.image_features(normalise(batch.tiles, "imagenet"))
-            answers, losses = answer_losses(self.model, batch, features)
-            naming, reading = self.heads.losses(features, batch)
+        """Of every parameter, in bf16, without touching its `grad`: threads share the weights."""
+        features = self.fast_model.image_features(normalise(batch.tiles, "imagenet"))
+        answers, losses = answer_losses(self.fast_model, batch, features)
+        naming, reading = self.fast_heads.losses(features, batch)
         loss = answers + NAMING_WEIGHT * naming + READING_WEIGHT * reading
         losses |= {"answers": [answers.item()], "naming": [naming.item()], "reading": [reading.item()]}
-        return torch.autograd.grad(loss, list(self.all.parameters())), losses
+        return torch.autograd.grad(loss, list(self.fast.parameters())), losses
 
     def save(self, folder: Path) -> None:
         """Replace `folder` by the present state, whole or not at all."""

@@ -326,6 +326,12 @@ TALK: tuple[tuple[tuple[str, ...], str], ...] = (
 )  # fmt: skip
 
 
+def echo(rng: random.Random, words: Sequence[str], limit: int) -> Sample:
+    """A text to say again: copying letter by letter is half of reading, and needs no picture to be learnt."""
+    text = write(rng, words, limit)
+    return Sample("echo", None, ((rng.choice(("Repeat: {}", "Say: {}", "Write: {}", "Repeat {}")).format(text), text),))
+
+
 def talk(rng: random.Random) -> Sample:
     """One or two turns of greeting, without a picture."""
     turns = []
