@@ -10,6 +10,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 PACKAGE := src/internvl
 EXAMPLES := $(PACKAGE)/nano/examples
+INTERNVL := $(abspath $(BIN)/internvl)
 
 .PHONY: demo test lint types bench clean
 .DELETE_ON_ERROR:
@@ -18,8 +19,21 @@ EXAMPLES := $(PACKAGE)/nano/examples
 CORE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
+# Says what it runs, so that the next step is to run it with a picture of one's own.
+define ask
+	@echo "$$ internvl chat $(1) \"$(2)\""
+	@cd $(EXAMPLES) && $(INTERNVL) chat $(1) "$(2)"
+	@echo
+endef
+
 demo: $(CORE)
-	@$(BIN)/python examples/demo.py
+	@echo
+	$(call ask,flag.png,Which country's flag is this?)
+	$(call ask,photo.jpg,What is in this photograph?)
+	@echo "Try your own: $(BIN)/internvl chat PICTURE \"QUESTION\", or without a question for a conversation."
+	@echo "The model is nano, which is in the package and small. For a larger one, from the hub:"
+	@echo "  $(BIN)/internvl chat --model OpenGVLab/InternVL2_5-1B PICTURE \"QUESTION\""
+	@echo "Next: docs/start.md"
 
 test: $(DEV)
 	$(BIN)/python -m pytest -n $(JOBS)
@@ -32,7 +46,8 @@ types: $(DEV)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(DEV)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/speed.py forward
+	$(BIN)/python benchmarks/speed.py load
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %s; say which one: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
