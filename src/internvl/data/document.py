@@ -49,8 +49,6 @@ def render(
 
 def _numbers(pages: Sequence[int] | None, count: int, name: str, limits: Limits) -> list[int]:
     """The chosen page numbers, all of them in the document and not more than the limit."""
-    if not count:
-        raise MediaUnreadable(f"{name}: the document has no pages")
     numbers = list(range(1, count + 1)) if pages is None else list(pages)
     if len(numbers) > limits.pages:
         raise MediaRefused(
