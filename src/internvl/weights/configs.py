@@ -169,6 +169,7 @@ def write_custom(config: ChatConfig) -> dict[str, Any]:
         "downsample_ratio": config.downsample,
         "ps_version": config.pixel_shuffle,
         "force_image_size": config.tile_size,
+        "image_token_id": config.image_token,
         "hidden_size": config.text.dim,
         "tie_word_embeddings": config.text.tied_head,
         "use_backbone_lora": 0,

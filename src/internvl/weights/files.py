@@ -172,7 +172,8 @@ def _unpickle(path: Path) -> tuple[str | None, dict[str, Tensor]]:
             f"{path}: holds more than tensors{wanted} and was not opened; ask its author for safetensors"
         ) from None
     except (RuntimeError, KeyError, EOFError, ValueError, IndexError, AttributeError, OSError) as error:
-        raise DamagedFile(f"{path}: not a whole file of torch ({str(error).splitlines()[0][:120]})") from None
+        reason = str(error).partition("\n")[0][:120] or type(error).__name__
+        raise DamagedFile(f"{path}: not a whole file of torch ({reason}); download it again") from None
     wrapper: str | None = None
     if isinstance(content, dict) and len(content) == 1 and (name := next(iter(content))) in WRAPPERS:
         wrapper, content = name, content[name]

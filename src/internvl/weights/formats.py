@@ -42,6 +42,8 @@ LLAVA_SLOT = -200
 HEADS = {3200: 25, 1024: 16, 4096: 32}
 """Heads of the released `.pth` files by width, which such a file does not say."""
 IMAGE_SLOT = "<IMG_CONTEXT>"
+QUANTISED = (".qweight", ".qzeros", "_proj_blocks", ".weight_packed", ".SCB")
+"""Endings of tensors that only a quantised checkpoint has."""
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,10 @@ def added_tokens(files: Mapping[str, bytes]) -> dict[str, int]:
 
 
 def _image_token(seen: Seen) -> int:
-    """The id of `<IMG_CONTEXT>`, which only the tokenizer's files say."""
+    """The id of `<IMG_CONTEXT>`: the tokenizer's files say it, and our own configs say it again."""
     listed = added_tokens(seen.files)
+    if IMAGE_SLOT not in listed and "image_token_id" in seen.config:
+        return seen.config["image_token_id"]
     if IMAGE_SLOT not in listed:
         raise CheckpointError(
             f"{seen.where}: no tokenizer file gives {IMAGE_SLOT} an id (looked in tokenizer_config.json, "
@@ -257,7 +261,7 @@ def _tower_of_tensors(seen: Seen, column: int, prefix: str, arguments: Raw) -> V
         patch_size=patch,
         dim=dim,
         layers=found["depth"],
-        heads=arguments.get("num_heads") or _heads(seen, dim),
+        heads=arguments.get("num_heads") or arguments.get("num_attention_heads") or _heads(seen, dim),
         mlp_dim=inner[0],
         norm="rms_norm" if shape(f"{block}norm1.bias") is None else "layer_norm",
         qkv_bias=f"{layers}0.attn.qkv.bias" in seen.tensors,
@@ -313,19 +317,21 @@ TABLE: Mapping[str, Layout] = {layout.name: layout for layout in (
 
 def layout_of(config: Raw, tensors: Mapping[str, Handle], where: str) -> Layout:
     """Which layout a checkpoint is in: its config says it, or else the tensors of a lone `.pth`."""
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
+    packed = [name for name in tensors if name.endswith(QUANTISED)]
+    if config.get("quantization_config") or packed:
+        method = (config.get("quantization_config") or {}).get("quant_method") or some(packed)
         raise CheckpointError(f"{where}: quantised weights ({method}) cannot be loaded; take the 16-bit checkpoint")
     named = config.get("architectures") or ([config["model_type"]] if config.get("model_type") else [])
     if {"InternVLModel", "internvl"}.intersection(named):  # two layouts use these names
         return TABLE["hf" if "text_config" in config else "pair"]
+    plain = "patch_embed.proj.weight" in tensors  # a .pth may have the config of its other form beside it
     for layout in TABLE.values():
-        if set(layout.architectures).intersection(named):
+        if set(layout.architectures).intersection(named) and not plain:
             return layout
-    if named:
+    if named and not plain:
         known = [layout.architectures[0] for layout in TABLE.values() if layout.architectures]
         raise UnknownArchitecture(f"{where}: config.json says {some(map(repr, named))}; known are {', '.join(known)}")
-    if "patch_embed.proj.weight" in tensors:
+    if plain:
         return TABLE["pair-pth" if "transformer.embed_tokens.weight" in tensors else "vit-pth"]
     raise CheckpointError(
         f"{where}: no config.json that names an architecture, and not the tensors of an InternViT or InternVL-C .pth; "

@@ -16,6 +16,7 @@ from internvl.data.image import NORMALISATIONS
 from internvl.data.prompts import TEMPLATES, Form
 from internvl.errors import ConfigError, UsageError, find
 from internvl.models.config import ChatConfig
+from internvl.weights import fast_tokenizer
 from internvl.weights.families import Raw
 from internvl.weights.formats import IMAGE_SLOT, added_tokens, parse_json
 from internvl.weights.keys import ModelConfig
@@ -139,13 +140,16 @@ def write_encoding(encoding: EncoderConfig) -> dict[str, Any]:
     return raw if encoding.system_message is None else {**raw, "system_message": encoding.system_message}
 
 
-def custom_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[str, bytes]:
-    """The files of the custom-code layout, from those of the transformers layout."""
+def custom_files(files: Files, config: ChatConfig, encoding: EncoderConfig, note: Raw) -> dict[str, bytes]:
+    """The files of the custom-code layout, from those of the transformers layout; `note` is `hf_note`'s."""
     kept = _kept(files)
     spare = {token for token, number in added_tokens(files).items() if token == VIDEO and number >= config.text.vocab}
     settings = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
     settings = {key: value for key, value in settings.items() if key not in (*NAMED_TOKENS, "extra_special_tokens")}
     settings.pop("processor_class", None)
+    if "tokenizer" in note:
+        del kept["tokenizer.json"]
+        settings |= note["tokenizer"]
     settings["chat_template"] = chat_template(encoding, picture="<image>")
     mean, std = (list(values) for values in NORMALISATIONS[encoding.normalisation])
     pictures = {
@@ -167,11 +171,12 @@ def hf_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[
     settings = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
     for key in ("auto_map", "chat_template"):
         settings.pop(key, None)
-    if str(settings.get("tokenizer_class", "")).startswith("InternLM2"):
-        settings |= {"tokenizer_class": "LlamaTokenizer", "legacy": True}  # the class that reads the same vocabulary
+    tokens, kept = added_tokens(files), _kept(files)
+    if "tokenizer.model" in files and "tokenizer.json" not in files:
+        kept["tokenizer.json"] = dump(_fast_tokenizer(files["tokenizer.model"], settings))
+        if settings.get("tokenizer_class") != "LlamaTokenizer":  # a class that only the custom code has
+            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     settings |= {**NAMED_TOKENS, "extra_special_tokens": NAMED_TOKENS, "processor_class": "InternVLProcessor"}
-    tokens = added_tokens(files)
-    kept = _kept(files)
     if VIDEO not in tokens:
         kept, settings = _with_video(kept, settings, max(config.text.vocab, *(n + 1 for n in tokens.values())))
     mean, std = (list(values) for values in NORMALISATIONS[encoding.normalisation])
@@ -204,6 +209,22 @@ def hf_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[
         ),
         "chat_template.jinja": chat_template(encoding, picture=IMAGE_SLOT).encode(),
     }
+
+
+def _fast_tokenizer(proto: bytes, settings: Raw) -> dict[str, Any]:
+    """`tokenizer.json` for a tokenizer that has none, from its model and its `tokenizer_config.json`."""
+    added = {int(number): entry for number, entry in (settings.get("added_tokens_decoder") or {}).items()}
+    bos = settings.get("bos_token") if settings.get("add_bos_token", True) else None
+    text = bos.get("content") if isinstance(bos, dict) else bos
+    return fast_tokenizer.definition(proto, added, bos=text, legacy=settings.get("legacy") is not False)
+
+
+def hf_note(files: Files) -> dict[str, Any]:
+    """What the way back to the custom-code layout has to know about a tokenizer that was given a second form."""
+    settings = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
+    if "tokenizer.model" not in files or "tokenizer.json" in files:
+        return {}
+    return {"tokenizer": {key: settings[key] for key in ("tokenizer_class", "auto_map") if key in settings}}
 
 
 def neutral(files: Files) -> dict[str, bytes]:

@@ -113,14 +113,26 @@ def _translate(content: Content, layout: Layout) -> tuple[dict[str, Any], dict[s
     if not isinstance(config, ChatConfig):
         return raw, sidecars.neutral(files)
     encoding = content.encoding
+    if origin is not None:
+        raw = _with_token_ids(raw, origin.raw)
     if origin is not None and encoding is None:
         encoding = sidecars.read_encoding(origin.format, origin.raw, origin.files, config)
     if encoding is None:
         return raw, sidecars.neutral(files)
     note = sidecars.write_encoding(encoding)
     if layout.name == "custom":
-        return {**raw, **note}, sidecars.custom_files(files, config, encoding)
+        old = {} if origin is None else origin.raw.get(sidecars.ENCODING_KEY) or {}
+        return {**raw, **note}, sidecars.custom_files(files, config, encoding, old)
+    note |= sidecars.hf_note(files)
     return {**raw, sidecars.ENCODING_KEY: note}, sidecars.hf_files(files, config, encoding)
+
+
+def _with_token_ids(raw: dict[str, Any], before: Raw) -> dict[str, Any]:
+    """The ids that other engines start, stop and pad with, from the config of one layout to that of another."""
+    part, old = ("llm_config" if "llm_config" in raw else "text_config"), ("llm_config", "text_config")
+    known = next((before[name] for name in old if name in before), {})
+    ids = {name: known[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in known}
+    return {**raw, part: {**raw[part], **ids}}
 
 
 def _most(stored: Mapping[str, Handle]) -> torch.dtype:
