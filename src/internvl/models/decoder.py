@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from internvl.errors import UsageError
 from internvl.models.attention import KVCache, Packing, Sight, attend
 from internvl.models.config import TextConfig
-from internvl.models.layers import Linear, RMSNorm, SwiGLU, rotary_tables, rotate
+from internvl.models.layers import Linear, RMSNorm, SwiGLU, embedding, rotary_tables, rotate
 from internvl.models.moe import MixtureOfExperts
 
 
@@ -66,7 +66,7 @@ class DecoderStack(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab, config.dim)
+        self.embed_tokens = embedding(config.vocab, config.dim)
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
         self.norm = RMSNorm(config.dim, config.eps)
 

@@ -46,6 +46,14 @@ def add_adapter(model: nn.Module, name: str, rank: int, alpha: float) -> LoraLin
     return adapted
 
 
+def embedding(count: int, dim: int) -> nn.Embedding:
+    """A table of `count` vectors, not initialised: `initialise` or a checkpoint fills it.
+
+    Drawing normal numbers for a table on the meta device makes torch import its compiler, which takes seconds.
+    """
+    return nn.Embedding(count, dim, _weight=torch.empty(count, dim))
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) in fp32, cast back, then times the weight (the order matters in 16 bit)."""
 

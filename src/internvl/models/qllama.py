@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from internvl.models.attention import EVERYTHING, KVCache, Sight, attend
 from internvl.models.config import PairConfig, TextConfig
 from internvl.models.decoder import Attention
-from internvl.models.layers import Linear, RMSNorm, SwiGLU, rotary_tables
+from internvl.models.layers import Linear, RMSNorm, SwiGLU, embedding, rotary_tables
 
 
 class QLlama(nn.Module):
@@ -49,7 +49,7 @@ class QLlamaStack(nn.Module):
     def __init__(self, config: PairConfig) -> None:
         super().__init__()
         text = config.text
-        self.embed_tokens = nn.Embedding(text.vocab, text.dim)
+        self.embed_tokens = embedding(text.vocab, text.dim)
         self.layers = nn.ModuleList(QLlamaLayer(config, i) for i in range(text.layers))
         self.norm = RMSNorm(text.dim, text.eps)
 
