@@ -31,6 +31,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+SHORT_TABLE = 15
+"""Names that an error lists in full."""
+
 
 class InternVLError(Exception):
     """The root of every error a user can cause."""
@@ -116,5 +119,6 @@ def find(kind: str, name: str, table: Mapping[str, T], *, hint: str = "") -> T:
         return table[name]
     folded = {key.casefold(): key for key in table}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    did_you_mean = f" Did you mean {folded[near[0]]!r}?" if near else f" There are: {', '.join(sorted(table))}."
+    listed = f" There are: {', '.join(sorted(table))}." if len(table) <= SHORT_TABLE else ""
+    did_you_mean = f" Did you mean {folded[near[0]]!r}?" if near else listed
     raise NoSuchName(f"no {kind} is called {name!r}.{did_you_mean}{' ' + hint if hint else ''}")

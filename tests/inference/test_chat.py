@@ -300,7 +300,7 @@ def test_limits_hold(loaded):
 
 
 def test_a_model_that_cannot_converse_says_so():
-    with pytest.raises(UsageError, match="cannot converse"):
+    with pytest.raises(UsageError, match="does not converse"):
         Chat.load(golden("checkpoints/internvl-14b"), device="cpu")
 
 

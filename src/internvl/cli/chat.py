@@ -55,6 +55,9 @@ def chat(
     question = _question(given.question, as_json=as_json)
     for name in (video, pdf):
         _expect_file(name)
+    if frames is not None and question is not None and video is None:
+        raise UsageError(f"--frames {frames} says how much of a video is read; give the video: --video FILE")
+    _expect_device(device)
 
     from internvl.cli.conversation import Conversation, Media
     from internvl.cli.terminal import waiting
@@ -101,6 +104,22 @@ def _expect_file(name: str | None) -> None:
 
     if name is not None and not ADDRESS.match(name) and not Path(name).expanduser().is_file():
         raise no_such_file(name)
+
+
+def _expect_device(name: str | None) -> None:
+    """Say what is wrong with a device before anything is loaded onto it."""
+    if name is None:
+        return
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"{name!r} is no device; expected cpu, cuda, cuda:1 or mps") from None
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= counts.get(device.type, 0):
+        here = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        raise UsageError(f"there is no device {name!r} on this machine; there is {here}")
 
 
 def _print_answer(talk: Chat, question: str, media: Media) -> None:

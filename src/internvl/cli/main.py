@@ -1,6 +1,6 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` answers at once.
 
-Exit status: 0 done; 2 a user's mistake, told in one line; 130 interrupted; 141 whoever read our output has gone.
+Exit status: 0 done; 1 whoever read our output has gone; 2 a user's mistake, told in one line; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MISTAKE: type[Exception] = typer.BadParameter.__mro__[2]
 """What the parser raises on a wrong command line (`ClickException`; typer does not export it)."""
 
 INTERRUPTED = 130
-PIPE_CLOSED = 141
+PIPE_CLOSED = 1
 
 app = typer.Typer(
     add_completion=False,

@@ -92,13 +92,13 @@ class Chat:
         `chat()` does where that differs.
         """
         path = resolve(source, revision=revision)
+        encoder = load_encoder(path, compat=compat)  # first: it says at once if this is no model that converses
         model = load(path, device=device, dtype=dtype, compat=compat)
-        if not isinstance(model, ChatModel):
-            raise UsageError(f"{source} is a {type(model).__name__}, which cannot converse; internvl.load() loads it")
+        assert isinstance(model, ChatModel)
         weights = model.language_model.model.embed_tokens.weight
         if weights.device.type == "cpu" and sum(p.nbytes for p in model.language_model.parameters()) > WORTH_TUNING:
             tune(model.language_model)
-        return cls(model, load_encoder(path, compat=compat), **chat)
+        return cls(model, encoder, **chat)
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 

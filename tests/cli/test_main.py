@@ -1,0 +1,309 @@
+"""The command line from outside: what it prints where, and its exit status."""
+
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from internvl.cli.main import run
+from internvl.data import media
+from tests.conftest import golden
+
+BRIEF = ("--max-new-tokens", "6")
+
+
+@pytest.fixture
+def model() -> tuple[str, ...]:
+    return ("--model", str(golden("checkpoints/qwen2-v2_5-bf16")), "--device", "cpu")
+
+
+@pytest.fixture
+def photo(tmp_path) -> str:
+    Image.effect_noise((100, 60), 80).convert("RGB").save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
+    """Standard input is a terminal unless a test pipes something in."""
+    monkeypatch.setattr("sys.stdin", Typed(""))
+
+
+class Typed(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def internvl(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "internvl", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, **({"stdin": subprocess.DEVNULL} | options)
+    )
+
+
+def one_line(capsys) -> str:
+    """What was said about a mistake: one line to standard error, nothing to standard output."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("internvl: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    return err
+
+
+# ---- questions -------------------------------------------------------------------------------------------------------
+
+
+def test_one_shot_piped_and_json_say_the_same(model, photo):
+    one_shot = internvl("chat", photo, "What is this?", *model, *BRIEF)
+    assert (one_shot.returncode, one_shot.stderr) == (0, "")
+    piped = internvl("chat", photo, *model, *BRIEF, input="What is this?\n", stdin=None)
+    assert (piped.returncode, piped.stdout) == (0, one_shot.stdout)
+    as_json = internvl("chat", photo, "What is this?", *model, *BRIEF, "--json")
+    answer = json.loads(as_json.stdout)
+    assert answer["text"] == one_shot.stdout.removesuffix("\n")
+    assert answer["tiles"] == [sum(answer["tiles"])]
+    assert answer["usage"]["completion"] == 6
+    assert {"model", "finish", "max_tiles", "frame_times", "boxes", "logprobs"} <= set(answer)
+
+
+def test_options_reach_the_model(model, photo, capsys):
+    def asked(*options: str) -> dict:
+        assert run(["chat", photo, "What is this?", *model, *BRIEF, "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    plain = asked()
+    assert asked("--max-tiles", "1")["tiles"] == [1] != plain["tiles"]
+    assert asked("--system", "Be brief.")["usage"]["prompt"] < plain["usage"]["prompt"]
+    sampled = [asked("--temperature", "1.5", "--seed", seed)["text"] for seed in ("1", "1", "2")]
+    assert sampled[0] == sampled[1] != sampled[2]
+    assert asked("--beams", "3")["text"] != ""
+    assert asked("--dtype", "bfloat16")["usage"] == plain["usage"]
+
+
+@pytest.mark.parametrize("size", [(1, 20000), (1, 1)])
+def test_odd_pictures_are_answered(model, tmp_path, capsys, size):
+    Image.new("RGB", size).save(tmp_path / "odd.png")
+    assert run(["chat", str(tmp_path / "odd.png"), "What is this?", *model, *BRIEF]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_question_without_a_picture(model, capsys):
+    assert run(["chat", "What is 2 + 2?", *model, *BRIEF]) == 0
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def test_a_dash_reads_the_question(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is 2 + 2?"))
+    assert run(["chat", "-", *model, *BRIEF]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def huge_png() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def truncated_jpeg() -> bytes:
+    whole = io.BytesIO()
+    Image.effect_noise((300, 200), 80).save(whole, "JPEG")
+    return whole.getvalue()[:3000]
+
+
+ENCRYPTED_PDF = b"""%PDF-1.4
+1 0 obj <</Type/Catalog/Pages 2 0 R>> endobj
+2 0 obj <</Type/Pages/Kids[3 0 R]/Count 1>> endobj
+3 0 obj <</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>> endobj
+4 0 obj <</Filter/Standard/V 1/R 2/P -4/O(01234567890123456789012345678901)/U(01234567890123456789012345678901)>> endobj
+trailer <</Root 1 0 R/Encrypt 4 0 R/ID[(0123456789012345)(0123456789012345)]>>
+%%EOF
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "before", "says"),
+    [
+        ("huge.png", huge_png(), (), "40000 x 40000 pixels"),
+        ("cut.jpg", truncated_jpeg(), (), "truncated or damaged"),
+        ("text.png", b"hello", (), "no picture of a known format"),
+        ("empty.png", b"", (), "empty"),
+        ("empty.mp4", b"", ("--video",), "empty"),
+        ("noise.mp4", bytes(range(256)) * 8, ("--video",), "video"),
+        ("locked.pdf", ENCRYPTED_PDF, ("--pdf",), "password|encrypted"),
+        ("noise.pdf", b"%PDF-1.4 nothing", ("--pdf",), "damaged|document"),
+    ],
+)
+def test_media_that_cannot_be_used(model, tmp_path, capsys, name, content, before, says):
+    (tmp_path / name).write_bytes(content)
+    assert run(["chat", *before, str(tmp_path / name), "What is this?", *model]) == 2
+    assert any(part in one_line(capsys) for part in says.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["chat", "PHOTO", "Is <image> like <image>?", "MODEL"], "2 <image> placeholder(s) but 1 image(s)"),
+        (["chat", "Photo.png", "What?", "MODEL"], "no such file: Photo.png"),
+        (["chat", "--video", "gone.mp4", "What?", "MODEL"], "no such file: gone.mp4"),
+        (["chat", "PHOTO", "What?", "--model", "internvl2.5-8c"], "internvl2.5-8"),
+        (["chat", "PHOTO", "What?", "--model", "./no/folder"], "no/folder"),
+        (["chat", "What?", "MODEL", "--temperature", "-1"], "temperature is -1.0"),
+        (["chat", "What?", "MODEL", "--top-k", "many"], "'--top-k'"),
+        (["chat", "What?", "MODEL", "--temprature", "1"], "--temperature"),
+        (["chat", "What?", "MODEL", "--max-tiles", "0"], "max_tiles is 0"),
+        (["chat", "What?", "MODEL", "--frames", "4"], "--video"),
+        (["chat", "What?", "MODEL", "--beams", "3", "--temperature", "1"], "beam search does not sample"),
+        (["chat", "What?", "MODEL", "--device", "gpu"], "'gpu' is no device"),
+        (["chat", "What?", "MODEL", "--device", "cuda:99"], "no device 'cuda:99'"),
+        (["chat", "What?", "MODEL", "--dtype", "float33"], "float32"),
+        (["chat", "What?", "MODEL", "--endpoint", "http://localhost"], "No such option"),
+        (["chat", "--json", "MODEL"], "--json answers one question"),
+        (["chta"], "Did you mean 'chat'"),
+        (["zoo", "no-such-model"], "no model has 'no-such-model' in its name"),
+        (["convert", "MODELPATH", "PHOTO", "--format", "hf"], "is not an empty folder"),
+        (["convert", "MODELPATH", "NEW", "--format", "hff"], "hf"),
+        (["convert", "MODELPATH", "NEW"], "--format"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line(model, photo, tmp_path, capsys, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    words = {"PHOTO": [photo], "MODEL": [*model[:2]], "MODELPATH": [model[1]], "NEW": [str(tmp_path / "new")]}
+    assert run([part for word in arguments for part in words.get(word, [word])]) == 2
+    assert says in one_line(capsys)
+    assert not (tmp_path / "new").exists()
+
+
+def test_nothing_is_loaded_for_a_mistake_in_the_words(capsys):
+    """A wrong file name is answered at once, not after minutes of loading."""
+    before = set(sys.modules)
+    assert run(["chat", "gone.jpg", "What?"]) == 2
+    assert "internvl.inference.chat" not in set(sys.modules) - before
+    one_line(capsys)
+
+
+def test_an_unreachable_address_is_one_line(model, capsys, monkeypatch):
+    monkeypatch.setattr(media, "fetch", lambda address, limits: (_ for _ in ()).throw(media.MediaUnreadable("gone")))
+    assert run(["chat", "https://example.org/a.jpg", "What?", *model]) == 2
+    assert "gone" in one_line(capsys)
+
+
+def test_a_model_that_cannot_converse(capsys):
+    assert run(["chat", "What?", "--model", str(golden("checkpoints/internvl-14b"))]) == 2
+    assert "does not converse" in one_line(capsys)
+
+
+# ---- other commands --------------------------------------------------------------------------------------------------
+
+
+def test_zoo(capsys):
+    assert run(["zoo", "2.5-8b"]) == 0
+    assert "internvl2.5-8b" in capsys.readouterr().out
+    assert run(["zoo", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) > 80
+
+
+def test_convert_there_and_back(model, tmp_path, capsys):
+    source, there, back = Path(model[1]), tmp_path / "hf", tmp_path / "back"
+    assert run(["convert", str(source), str(there), "--format", "hf"]) == 0
+    assert run(["convert", str(there), str(back), "--format", "custom"]) == 0
+    assert "wrote" in capsys.readouterr().out
+    answers = []
+    for folder in (source, there, back):
+        assert run(["chat", "What is 2 + 2?", "--model", str(folder), *BRIEF]) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 1
+
+
+def test_version_and_help(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("internvl 0.")
+    for arguments in ([], ["--help"], ["chat", "--help"], ["zoo", "--help"], ["convert", "--help"]):
+        assert run(arguments) == 0
+        assert "Usage: internvl" in capsys.readouterr().out
+
+
+def test_python_m_is_the_command_line():
+    assert internvl("--version").stdout.startswith("internvl 0.")
+    assert internvl("caht").returncode == 2
+
+
+# ---- being stopped ---------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_is_quiet(model, photo):
+    command = [sys.executable, "-m", "internvl", "chat", photo, "What is this?", *model, "--max-new-tokens", "4000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.read(2), "the answer has begun"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+
+
+def test_a_closed_pipe_is_quiet(model, photo):
+    command = [sys.executable, "-m", "internvl", "chat", photo, "What is this?", *model, "--max-new-tokens", "4000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 1
+    process.stderr.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_conversation_at_a_terminal(model, photo, tmp_path):
+    import pty
+
+    (tmp_path / "My photo.png").write_bytes(Path(photo).read_bytes())
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "internvl", "chat", photo, *model, *BRIEF]
+    environment = os.environ | {"TERM": "dumb"}
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, cwd=tmp_path, env=environment)
+    os.close(slave)
+    said = b""
+
+    def until(words: bytes) -> bytes:
+        nonlocal said
+        start, deadline = len(said), time.monotonic() + 60
+        while words not in said[start:]:
+            assert time.monotonic() < deadline, said
+            said += os.read(master, 4096)
+        return said[start:]
+
+    def enter(line: str, answer: str) -> bytes:
+        os.write(master, f"{line}\n".encode())
+        return until(answer.encode())
+
+    until(b"> ")
+    assert b"With your first question: picture 100x60" in said
+    assert b"tiles" in enter("What is this?", " s)")
+    enter("/image 'My photo.png'", "With your next question: picture 100x60")
+    enter("/image gone.png", "internvl: no such file: gone.png")
+    enter("/imgae a.png", "Did you mean '/image'?")
+    enter("And this?", " s)")
+    enter("/reset", "The conversation starts anew.")
+    enter("/system Be brief.", "The conversation starts anew.")
+    enter("/help", "/quit")
+    enter("/quit now", "/quit takes nothing after it")
+    os.write(master, b"/quit\n")
+    assert process.wait(timeout=30) == 0
+    os.close(master)
+    assert b"Traceback" not in said
