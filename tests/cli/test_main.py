@@ -11,6 +11,7 @@ import time
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -174,6 +175,11 @@ def test_media_that_cannot_be_used(model, tmp_path, capsys, name, content, befor
         (["chat", "What?", "MODEL", "--endpoint", "http://localhost"], "No such option"),
         (["chat", "--json", "MODEL"], "--json answers one question"),
         (["chta"], "Did you mean 'chat'"),
+        (["embed"], "nothing to embed"),
+        (["embed", "gone.png"], "no such file: gone.png"),
+        (["embed", "--text", "a", "MODEL"], "no text side"),
+        (["embed", "PHOTO", "MODEL", "--out", "a.txt"], ".npy"),
+        (["embed", "PHOTO", "MODEL", "--mode", "X"], "'--mode'"),
         (["zoo", "no-such-model"], "no model has 'no-such-model' in its name"),
         (["convert", "MODELPATH", "PHOTO", "--format", "hf"], "is not an empty folder"),
         (["convert", "MODELPATH", "NEW", "--format", "hff"], "hf"),
@@ -216,6 +222,16 @@ def test_zoo(capsys):
     assert "internvl2.5-8b" in capsys.readouterr().out
     assert run(["zoo", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) > 80
+
+
+def test_embed(photo, tmp_path, capsys):
+    pair = ("--model", str(golden("checkpoints/internvl-14b")), "--device", "cpu")
+    assert run(["embed", photo, "--text", "a bus", "--text", "two dogs", *pair]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["source"] for line in lines] == [photo, "a bus", "two dogs"]
+    assert [sum(x * x for x in line["vector"]) for line in lines] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert run(["embed", photo, "--text", "a bus", "--text", "two dogs", *pair, "--out", str(tmp_path / "v.npy")]) == 0
+    assert np.load(tmp_path / "v.npy") == pytest.approx(np.array([line["vector"] for line in lines]), abs=1e-6)
 
 
 def test_convert_there_and_back(model, tmp_path, capsys):

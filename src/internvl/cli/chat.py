@@ -26,7 +26,7 @@ def chat(
     video: Annotated[str | None, typer.Option(metavar="F", help="A video.")] = None,
     pdf: Annotated[str | None, typer.Option(metavar="F", help="A PDF; every page is a picture.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole answer as one JSON object.")] = False,
-    max_tiles: Annotated[int | None, typer.Option(help="Tiles per picture at most. Default: the model's.")] = None,
+    max_tiles: Annotated[int | None, typer.Option(help="Tiles that the pictures share. Default: the model's.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames read from a video.")] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message. Default: the model's.")] = None,
     temperature: Annotated[float, typer.Option(help="0: the likeliest answer; above: sampled.")] = 0.0,
@@ -57,11 +57,14 @@ def chat(
         _expect_file(name)
     if frames is not None and question is not None and video is None:
         raise UsageError(f"--frames {frames} says how much of a video is read; give the video: --video FILE")
-    _expect_device(device)
 
     from internvl.cli.conversation import Conversation, Media
-    from internvl.cli.terminal import waiting
+    from internvl.cli.terminal import expect_device, waiting
+
+    media = Media.open(given.images, video=video, pdf=pdf, frames=frames)  # before the model: mistakes show at once
+
     from internvl.inference.sampling import SamplingConfig
+    from internvl.weights.load import resolve
 
     sampling = SamplingConfig(
         max_new_tokens=max_new_tokens,
@@ -72,11 +75,12 @@ def chat(
         beams=beams,
         seed=seed,
     )
-    media = Media.open(given.images, video=video, pdf=pdf, frames=frames)  # before the model: mistakes show at once
+    expect_device(device)
+    path = resolve(model)  # a download shows its own progress
     with waiting(f"loading {model or 'nano'}"):
         from internvl import Chat as Talk
 
-        talk = Talk.load(model, device=device, dtype=dtype, max_tiles=max_tiles, system=system, sampling=sampling)
+        talk = Talk.load(path, device=device, dtype=dtype, max_tiles=max_tiles, system=system, sampling=sampling)
     if question is None:
         Conversation(talk, media, frames=frames, name=model or "nano").run()
     elif as_json:
@@ -104,22 +108,6 @@ def _expect_file(name: str | None) -> None:
 
     if name is not None and not ADDRESS.match(name) and not Path(name).expanduser().is_file():
         raise no_such_file(name)
-
-
-def _expect_device(name: str | None) -> None:
-    """Say what is wrong with a device before anything is loaded onto it."""
-    if name is None:
-        return
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"{name!r} is no device; expected cpu, cuda, cuda:1 or mps") from None
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= counts.get(device.type, 0):
-        here = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-        raise UsageError(f"there is no device {name!r} on this machine; there is {here}")
 
 
 def _print_answer(talk: Chat, question: str, media: Media) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from internvl.cli.chat import chat
 from internvl.cli.convert import convert
+from internvl.cli.embed import embed
 from internvl.cli.terminal import complain
 from internvl.cli.zoo import zoo
 from internvl.errors import InternVLError
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is ready twice as fast
     pretty_exceptions_enable=False,
 )
-for command in (chat, zoo, convert):
+for command in (chat, embed, zoo, convert):
     app.command()(command)
 
 
@@ -38,7 +39,7 @@ def internvl(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
-    """Vision-language models of the InternVL family: talk to them, convert them.
+    """Vision-language models of the InternVL family: talk to them, embed with them, convert them.
 
     Start with: internvl chat photo.jpg "What is this?"
     """

@@ -68,12 +68,11 @@ class Generation:
         chosen = logits.argmax(-1).tolist()
         for row in rows:
             prompt, said = self.prompts[row], self.generated[row]
-            scores = shape(logits[row].float(), prompt.config, said, prompt.stop_ids, prompt.counted)
-            generator = self._generators[row]
-            if not prompt.config.is_greedy:
-                chosen[row] = draw(scores, prompt.config, generator)
-            elif prompt.config.repetition_penalty != 1.0 or len(said) < prompt.config.min_new_tokens:
-                chosen[row] = int(scores.argmax())
+            config = prompt.config
+            if config.is_greedy and config.repetition_penalty == 1.0 and len(said) >= config.min_new_tokens:
+                continue
+            scores = shape(logits[row].float(), config, said, prompt.stop_ids, prompt.counted)
+            chosen[row] = int(scores.argmax()) if config.is_greedy else draw(scores, config, self._generators[row])
         tokens = tokens_of(logits, chosen, max(prompt.config.top_logprobs for prompt in self.prompts))
         return [Emitted(row, self._cut(row, tokens[row]), self._finish(row, chosen[row])) for row in rows]
 
