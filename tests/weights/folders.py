@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from internvl.data.encode import EncoderConfig
 from internvl.models.chat import ChatModel
 from internvl.weights.load import save
 from tests.conftest import golden, golden_names
-from tests.models.tiny import chat_model
+from tests.models.tiny import chat_config, shake
 
 GOLDEN = golden_names("checkpoints/*")
 CHATS = [name for name in GOLDEN if not name.startswith(("internvit", "internvl-"))]
@@ -47,9 +48,11 @@ def same_tensors(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
-def tiny(folder: Path, text: str = "qwen2", vision: str = "300m", *, format: str = "custom", **changes: Any) -> ChatModel:
+def tiny(
+    folder: Path, name: str = "qwen2", vision: str = "300m", *, format: str = "custom", **changes: Any
+) -> ChatModel:
     """A tiny model with lively weights, written to a folder."""
-    model = chat_model(text, vision, **changes)
+    model = shake(ChatModel(replace(chat_config(name, vision), **changes)))
     save(model, folder, format=format, encoding=ENCODING)
     return model
 

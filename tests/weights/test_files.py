@@ -25,9 +25,9 @@ from internvl.weights.files import (
 )
 
 TENSORS = {
-    "a": torch.arange(6, dtype=torch.float32).view(2, 3), "b.half": torch.randn(3, 1).half(), "scalar": torch.tensor(2.5),
-    "brain": torch.randn(5).bfloat16(), "whole": torch.arange(4), "empty": torch.zeros(0, 3), "flags": torch.tensor([True]),
-    "eight": torch.randn(4).to(torch.float8_e4m3fn),
+    "a": torch.arange(6, dtype=torch.float32).view(2, 3), "b.half": torch.randn(3, 1).half(),
+    "brain": torch.randn(5).bfloat16(), "whole": torch.arange(4), "empty": torch.zeros(0, 3),
+    "flags": torch.tensor([True]), "eight": torch.randn(4).to(torch.float8_e4m3fn), "scalar": torch.tensor(2.5),
 }  # fmt: skip
 
 
@@ -36,8 +36,10 @@ def handles(tensors: dict[str, torch.Tensor]) -> dict[str, Handle]:
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and bytes(a.reshape(-1).view(torch.uint8)) == bytes(
-        b.reshape(-1).view(torch.uint8)
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and bytes(a.reshape(-1).view(torch.uint8)) == bytes(b.reshape(-1).view(torch.uint8))
     )
 
 
@@ -272,11 +274,15 @@ def test_no_shard_is_over_the_limit_unless_one_tensor_is(sizes, limit):
 # --- whole or not at all ----------------------------------------------------------------------------------------------
 
 
+def fail_after(file: Path) -> None:
+    file.write_text("{}")
+    raise RuntimeError("power cut")
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path):
     target = tmp_path / "out"
     with pytest.raises(RuntimeError, match="power"), whole_folder(target) as growing:
-        (growing / "config.json").write_text("{}")
-        raise RuntimeError("power cut")
+        fail_after(growing / "config.json")
     assert list(tmp_path.iterdir()) == []
 
 

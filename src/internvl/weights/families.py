@@ -6,7 +6,7 @@ A public config lists what differs from the defaults of the class that wrote it,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from internvl.errors import ConfigError, UnknownArchitecture
@@ -256,6 +256,8 @@ def write_text(config: TextConfig, *, newer: bool) -> dict[str, Any]:
     computes is an error.
     """
     family = FAMILIES[_class_of(config)]
+    if family.model_type == "gpt_oss" and config.experts is not None:
+        config = replace(config, mlp_dim=config.experts.dim)  # it has no other MLP, and one width for both
     raw: dict[str, Any] = {
         "architectures": [family.architecture],
         "model_type": family.model_type,

@@ -33,9 +33,10 @@ NAMED_TOKENS = {
     "video_token": VIDEO,
 }
 """The transformers processor looks these up by name."""
+SETTINGS = "tokenizer_config.json"
 TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"),
-    *("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", SETTINGS),
+    *("added_tokens.json", "special_tokens_map.json", "generation_config.json"),
 )
 MEAN_DIGITS = 1e-4
 
@@ -143,14 +144,15 @@ def write_encoding(encoding: EncoderConfig) -> dict[str, Any]:
 def custom_files(files: Files, config: ChatConfig, encoding: EncoderConfig, note: Raw) -> dict[str, bytes]:
     """The files of the custom-code layout, from those of the transformers layout; `note` is `hf_note`'s."""
     kept = _kept(files)
-    spare = {token for token, number in added_tokens(files).items() if token == VIDEO and number >= config.text.vocab}
-    settings = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
-    settings = {key: value for key, value in settings.items() if key not in (*NAMED_TOKENS, "extra_special_tokens")}
-    settings.pop("processor_class", None)
-    if "tokenizer" in note:
-        del kept["tokenizer.json"]
-        settings |= note["tokenizer"]
-    settings["chat_template"] = chat_template(encoding, picture="<image>")
+    if SETTINGS in files:
+        settings = parse_json(files[SETTINGS], SETTINGS)
+        for key in (*NAMED_TOKENS, "extra_special_tokens", "processor_class"):
+            settings.pop(key, None)
+        if "tokenizer" in note:
+            del kept["tokenizer.json"]
+            settings |= note["tokenizer"]
+        settings["chat_template"] = chat_template(encoding, picture="<image>")
+        kept = _without_video(kept, settings, config.text.vocab)
     mean, std = (list(values) for values in NORMALISATIONS[encoding.normalisation])
     pictures = {
         "crop_size": encoding.tile_size,
@@ -163,22 +165,14 @@ def custom_files(files: Files, config: ChatConfig, encoding: EncoderConfig, note
         "resample": 3,
         "size": encoding.tile_size,
     }
-    return {**_without(kept, settings, spare), "preprocessor_config.json": dump(pictures)}
+    return {**kept, "preprocessor_config.json": dump(pictures)}
 
 
 def hf_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[str, bytes]:
     """The files of the transformers layout, from those of the custom-code layout."""
-    settings = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
-    for key in ("auto_map", "chat_template"):
-        settings.pop(key, None)
-    tokens, kept = added_tokens(files), _kept(files)
-    if "tokenizer.model" in files and "tokenizer.json" not in files:
-        kept["tokenizer.json"] = dump(_fast_tokenizer(files["tokenizer.model"], settings))
-        if settings.get("tokenizer_class") != "LlamaTokenizer":  # a class that only the custom code has
-            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    settings |= {**NAMED_TOKENS, "extra_special_tokens": NAMED_TOKENS, "processor_class": "InternVLProcessor"}
-    if VIDEO not in tokens:
-        kept, settings = _with_video(kept, settings, max(config.text.vocab, *(n + 1 for n in tokens.values())))
+    kept = _kept(files)
+    if SETTINGS in files:
+        kept = _hf_tokenizer(kept, config.text.vocab)
     mean, std = (list(values) for values in NORMALISATIONS[encoding.normalisation])
     common = {
         "do_convert_rgb": True,
@@ -199,16 +193,44 @@ def hf_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[
         "min_patches": encoding.min_tiles,
         "max_patches": encoding.max_tiles,
     }
+    processor = {"processor_class": "InternVLProcessor", "image_seq_length": encoding.slots_per_tile}
     return {
         **kept,
-        "tokenizer_config.json": dump(settings),
         "preprocessor_config.json": dump(pictures),
         "video_preprocessor_config.json": dump({**common, "video_processor_type": "InternVLVideoProcessor"}),
-        "processor_config.json": dump(
-            {"processor_class": "InternVLProcessor", "image_seq_length": encoding.slots_per_tile}
-        ),
+        "processor_config.json": dump(processor),
         "chat_template.jinja": chat_template(encoding, picture=IMAGE_SLOT).encode(),
     }
+
+
+def _kept(files: Files) -> dict[str, bytes]:
+    """What all layouts share: the tokenizer and the documents; never code."""
+    documents = {name for name in files if name.endswith(".md") or name.startswith(("LICENSE", "NOTICE"))}
+    return {name: content for name, content in files.items() if name in TOKENIZER_FILES or name in documents}
+
+
+def neutral(files: Files) -> dict[str, bytes]:
+    """The files that mean the same in every layout of a model without prompts of its own."""
+    return _kept(files) | {name: files[name] for name in ("preprocessor_config.json",) if name in files}
+
+
+# --- tokenizers -------------------------------------------------------------------------------------------------------
+
+
+def _hf_tokenizer(files: dict[str, bytes], vocab: int) -> dict[str, bytes]:
+    """A tokenizer that transformers reads without code of the checkpoint's own, with the tokens its processor names."""
+    settings = parse_json(files[SETTINGS], SETTINGS)
+    for key in ("auto_map", "chat_template"):
+        settings.pop(key, None)
+    tokens = added_tokens(files)
+    if "tokenizer.model" in files and "tokenizer.json" not in files:
+        files["tokenizer.json"] = dump(_fast_tokenizer(files["tokenizer.model"], settings))
+        if settings.get("tokenizer_class") != "LlamaTokenizer":  # a class that only the custom code has
+            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings |= {**NAMED_TOKENS, "extra_special_tokens": NAMED_TOKENS, "processor_class": "InternVLProcessor"}
+    if VIDEO not in tokens:
+        return _with_video(files, settings, max([vocab, *(number + 1 for number in tokens.values())]))
+    return {**files, SETTINGS: dump(settings)}
 
 
 def _fast_tokenizer(proto: bytes, settings: Raw) -> dict[str, Any]:
@@ -221,54 +243,43 @@ def _fast_tokenizer(proto: bytes, settings: Raw) -> dict[str, Any]:
 
 def hf_note(files: Files) -> dict[str, Any]:
     """What the way back to the custom-code layout has to know about a tokenizer that was given a second form."""
-    settings = parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
-    if "tokenizer.model" not in files or "tokenizer.json" in files:
+    if "tokenizer.model" not in files or "tokenizer.json" in files or SETTINGS not in files:
         return {}
+    settings = parse_json(files[SETTINGS], SETTINGS)
     return {"tokenizer": {key: settings[key] for key in ("tokenizer_class", "auto_map") if key in settings}}
 
 
-def neutral(files: Files) -> dict[str, bytes]:
-    """The files that mean the same in every layout of a model without prompts of its own."""
-    return _kept(files) | {name: files[name] for name in ("preprocessor_config.json",) if name in files}
-
-
-def _kept(files: Files) -> dict[str, bytes]:
-    """What both layouts share: the tokenizer and the documents; never code."""
-    documents = {name for name in files if name.endswith(".md") or name.startswith(("LICENSE", "NOTICE"))}
-    return {name: content for name, content in files.items() if name in TOKENIZER_FILES or name in documents}
-
-
-def _with_video(
-    files: dict[str, bytes], settings: dict[str, Any], number: int
-) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _with_video(files: dict[str, bytes], settings: dict[str, Any], number: int) -> dict[str, bytes]:
     """The tokenizer's files with one more token. It never reaches the model, so the embeddings need no row for it."""
     token = {"content": VIDEO, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
              "special": True}  # fmt: skip
     settings = {**settings, "added_tokens_decoder": {**settings.get("added_tokens_decoder", {}), str(number): token}}
     if "added_tokens.json" in files:
-        files["added_tokens.json"] = dump(
-            {**parse_json(files["added_tokens.json"], "added_tokens.json"), VIDEO: number}
-        )
+        listed = parse_json(files["added_tokens.json"], "added_tokens.json")
+        files["added_tokens.json"] = dump({**listed, VIDEO: number})
     if "tokenizer.json" in files:
         fast = parse_json(files["tokenizer.json"], "tokenizer.json")
         fast["added_tokens"] = [*fast.get("added_tokens", []), {"id": number, **token}]
         files["tokenizer.json"] = dump(fast)
-    return files, settings
+    return {**files, SETTINGS: dump(settings)}
 
 
-def _without(files: dict[str, bytes], settings: dict[str, Any], spare: set[str]) -> dict[str, bytes]:
-    """`_with_video` backwards."""
-    if spare:
+def _without_video(files: dict[str, bytes], settings: dict[str, Any], vocab: int) -> dict[str, bytes]:
+    """`_with_video` backwards: only a token beyond the embeddings is taken out."""
+    if added_tokens(files).get(VIDEO, 0) >= vocab:
         decoder = settings.get("added_tokens_decoder", {})
-        settings["added_tokens_decoder"] = {k: v for k, v in decoder.items() if v["content"] not in spare}
+        settings["added_tokens_decoder"] = {k: v for k, v in decoder.items() if v["content"] != VIDEO}
         if "added_tokens.json" in files:
             listed = parse_json(files["added_tokens.json"], "added_tokens.json")
-            files["added_tokens.json"] = dump({k: v for k, v in listed.items() if k not in spare})
+            files["added_tokens.json"] = dump({k: v for k, v in listed.items() if k != VIDEO})
         if "tokenizer.json" in files:
             fast = parse_json(files["tokenizer.json"], "tokenizer.json")
-            fast["added_tokens"] = [entry for entry in fast["added_tokens"] if entry["content"] not in spare]
+            fast["added_tokens"] = [entry for entry in fast["added_tokens"] if entry["content"] != VIDEO]
             files["tokenizer.json"] = dump(fast)
-    return {**files, "tokenizer_config.json": dump(settings)}
+    return {**files, SETTINGS: dump(settings)}
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
 
 
 def chat_template(encoding: EncoderConfig, *, picture: str) -> str:
