@@ -12,7 +12,10 @@ from internvl import Chat, Message, SamplingConfig, Text
 from internvl.data.media import Limits
 from internvl.data.prompts import Image, Video
 from internvl.errors import ContextOverflow, MediaError, PlaceholderMismatch, UsageError
+from internvl.inference.answer import GrowingText
 from internvl.inference.chat import context
+from internvl.inference.generate import Emitted
+from internvl.inference.sampling import Token
 from internvl.models.config import RopeScaling
 from tests.conftest import golden
 from tests.models.tiny import LLAMA
@@ -268,6 +271,33 @@ def test_placeholders_are_counted(chat):
     assert chat.ask(Text("What does <image> mean?")).usage.image == 0
     placed = chat.ask("Is <image> nice?", images=[photo(1)])
     assert placed.usage.image > 0
+
+
+@pytest.mark.parametrize(
+    ("question", "images", "says"),
+    [
+        ("What?", "photo.jpg", "give a list"),
+        ("What?", photo(1), "give a list"),
+        (["What?"], [], "type list; expected a string"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(chat, question, images, says):
+    with pytest.raises(UsageError, match=says):
+        chat.ask(question, images=images)
+
+
+def test_what_a_model_writes_before_every_answer_is_no_answer(chat):
+    """GPT-OSS names a channel first; where it does not, what it wrote instead is kept."""
+    read = chat._read([Message("user", ("?",))], None, None)
+    tokenizer = chat.encoder.tokenizer
+    lead, said = tokenizer.encode("final channel"), tokenizer.encode("Yes, a bus.")
+    for ids in (lead + said, said):
+        row = replace(chat._row(read), lead=tuple(lead), text=GrowingText(tokenizer.stream()))
+        for token in ids:
+            row.hear(Emitted(0, Token(token, 0.0)))
+        row.text.finish()
+        assert row.answer().text == "Yes, a bus."
+        assert len(row.answer().logprobs) == len(ids)
 
 
 def test_structure_cannot_be_typed(chat):

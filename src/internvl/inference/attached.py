@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from PIL.Image import Image as Photo
 
 from internvl.data.media import OPEN, Limits, Source, open_image, open_pdf, open_video
 from internvl.data.prompts import Image, Message, Part, Text, Video
+from internvl.errors import UsageError
 
 Pages = list[Photo] | tuple[Photo, ...]
 
@@ -48,6 +50,13 @@ def asked(
     max_tiles: what the pictures share, and the most that a page gets; None: the model has no tiling. Each picture keeps
     its part for as long as the conversation lasts, whatever later questions ask for.
     """
+    # callers need not check their types
+    if not isinstance(question, str | Text):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(
+            f"the question is of type {type(question).__name__}; expected a string, or Text for a stranger's"
+        )
+    if isinstance(images, str | bytes | os.PathLike | Photo):
+        raise UsageError("images is one picture; give a list, even of one: images=[...]")
     share = None if max_tiles is None else max(1, max_tiles // max(1, len(images)))
     parts: list[Part] = [Image(photo_of(image, limits), share) for image in images]
     if pdf is not None:

@@ -156,12 +156,12 @@ def draw(scores: Tensor, config: SamplingConfig, generator: torch.Generator) -> 
         scores, ids = scores.topk(config.top_k)
     elif config.top_p is not None:
         scores, ids = scores.sort(descending=True, stable=True)
-    mass = scores.double().softmax(0)
+    mass = scores.cpu().double().softmax(0)
     if config.top_p is not None:
         before = mass.cumsum(0) - mass  # the token that crosses the threshold is still in
         mass = mass.masked_fill(before >= config.top_p, 0.0)
     mass = mass.cumsum(0)
-    point = torch.rand((), generator=generator, dtype=torch.float64).to(mass.device) * mass[-1]
+    point = torch.rand((), generator=generator, dtype=torch.float64) * mass[-1]
     # Strictly above the point: a token without mass is never met. The clamp is for a point rounded up to the end.
     place = int(torch.searchsorted(mass, point, right=True).clamp(max=int((mass < mass[-1]).sum())))
     return place if ids is None else int(ids[place])
