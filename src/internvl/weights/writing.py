@@ -164,7 +164,7 @@ def _stored(
     shapes = stored_shapes(steps, {name: handle.meta() for name, handle in content.tensors.items()})
     stored: dict[str, Handle] = {}
     for step in steps:
-        if any(".lora_A." in name for name in step.ours):
+        if any(".lora_" in name for name in step.ours):
             continue
         for place, name in enumerate(step.theirs):
             kept = _dtype(content, same, name, step.ours[0], dtype)
@@ -209,7 +209,7 @@ def _stored_adapters(content: Content, steps: Sequence[Step], dtype: torch.dtype
     stored: dict[str, Tensor] = {}
     scales = content.scales or {}
     for step in steps:
-        if not any(".lora_A." in name for name in step.ours):
+        if not any(".lora_" in name for name in step.ours):
             continue
         ours: list[Tensor] = []
         for name in step.ours:

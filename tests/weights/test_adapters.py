@@ -1,0 +1,317 @@
+"""Adapters: unmerged checkpoints, merging, files of adapters alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from internvl.errors import CheckpointError, ConfigError, KeyMismatch, ShapeMismatch, UsageError
+from internvl.models.chat import ChatModel
+from internvl.models.layers import add_adapter
+from internvl.weights import adapters
+from internvl.weights.load import convert, load, save
+from tests.models.tiny import random_ids
+from tests.weights.folders import altered, checkpoint, read_config, same_tensors, tensors, tiny, tree, with_tensors
+
+CLOSE = 4e-6
+"""Merged against unmerged logits, of the largest logit. Worst seen: 7e-7."""
+
+
+def lora() -> ChatModel:
+    model = load(checkpoint("internlm2-lora"), device="cpu")
+    assert isinstance(model, ChatModel)
+    return model
+
+
+def answer(model: ChatModel, *, seed: int = 0) -> torch.Tensor:
+    """Logits for two tiles and some words."""
+    slots = model.config.slots_per_tile
+    ids = torch.cat((torch.full((1, slots), model.config.image_token), random_ids(1, 9, seed=seed)), dim=1)
+    size = model.config.tile_size
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return model(ids, pixels)
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def test_the_published_form_has_an_adapter_on_every_target():
+    layers = adapters.adapted(lora())
+    assert len(layers) == 2 * 4 + 2 * 7
+    assert {layer.get_parameter("lora_A.default.weight").shape[0] for layer in layers.values()} == {4}
+    assert {layer.scale for layer in layers.values()} == {2.0}
+    assert adapters.targets(lora(), "language_model.") == []  # the layer inside an adapter is no target
+
+
+def test_merging_changes_no_answer_and_happens_once():
+    model, merged = lora(), lora()
+    assert adapters.merge(merged) == 22
+    assert apart(answer(merged), answer(model)) < CLOSE
+    assert apart(answer(merged), answer(model, seed=1)) > 1e-3
+    assert adapters.difference(model, merged) == 0.0
+    with pytest.raises(UsageError, match="merged already"):
+        adapters.merge(merged)
+
+
+def test_difference_sees_a_wrong_merge():
+    model, merged = lora(), lora()
+    for layer in adapters.adapted(merged).values():
+        layer.scale = 1.0  # alpha forgotten
+    adapters.merge(merged)
+    assert adapters.difference(model, merged) > 0.01
+
+
+def test_a_merged_checkpoint_says_so(tmp_path):
+    merged = load(checkpoint("internlm2-lora"), device="cpu", merge_adapters=True)
+    save(merged, tmp_path / "merged")
+    raw = read_config(tmp_path / "merged")
+    assert (raw["use_llm_lora"], raw["use_backbone_lora"]) == (0, 0)
+    names = tensors(tmp_path / "merged").keys()
+    assert not any("lora" in name or "base_layer" in name or "base_model" in name for name in names)
+    assert "language_model.model.layers.0.attention.wqkv.weight" in names
+    again = load(tmp_path / "merged", device="cpu")
+    assert isinstance(again, ChatModel)
+    assert torch.equal(answer(again), answer(merged))
+    with pytest.raises(UsageError):
+        load(tmp_path / "merged", merge_adapters=True)
+    convert(tmp_path / "merged", tmp_path / "hf", format="hf")
+    assert torch.equal(answer(load(tmp_path / "hf", device="cpu")), answer(merged))
+
+
+def test_merging_keeps_the_stored_type(tmp_path, monkeypatch):
+    monkeypatch.setattr("internvl.weights.load.computes_bf16", lambda: False)
+    save(lora(), tmp_path / "bf16", dtype="bf16")
+    save(load(tmp_path / "bf16", device="cpu", merge_adapters=True), tmp_path / "merged")
+    assert {tensor.dtype for tensor in tensors(tmp_path / "merged").values()} == {torch.bfloat16}
+
+
+def test_trained_adapters_are_written_and_read(tmp_path):
+    """q, k and v have one A in the file; trained apart they need three times the rank, and then so do all layers."""
+    model = lora()
+    draw = torch.Generator().manual_seed(0)
+    for layer in adapters.adapted(model).values():
+        for part in ("lora_A", "lora_B"):
+            weight = layer.get_parameter(f"{part}.default.weight")
+            weight.data += 0.05 * torch.randn(weight.shape, generator=draw)
+    with pytest.warns(UserWarning, match="rank 12"):
+        save(model, tmp_path / "out")
+    raw = read_config(tmp_path / "out")
+    assert (raw["use_llm_lora"], raw["use_backbone_lora"]) == (12, 4)
+    ranks = {k.partition(".")[0]: t.shape[0] for k, t in tensors(tmp_path / "out").items() if ".lora_A." in k}
+    assert ranks == {"language_model": 12, "vision_model": 4}
+    again = load(tmp_path / "out", device="cpu")
+    assert isinstance(again, ChatModel)
+    assert apart(answer(again), answer(model)) < CLOSE
+    save(again, tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(tmp_path / "out")
+
+
+def test_another_scale_is_written_as_the_layout_has_it(tmp_path):
+    """The layout knows alpha = 2 rank only."""
+    model = lora()
+    for layer in adapters.adapted(model).values():
+        layer.scale = 0.5
+    save(model, tmp_path / "out")
+    again = load(tmp_path / "out", device="cpu")
+    assert isinstance(again, ChatModel)
+    assert apart(answer(again), answer(model)) < CLOSE
+
+
+def test_adapters_put_on_a_plain_model_are_saved_with_it(tmp_path):
+    tiny(tmp_path / "x", "qwen2")
+    model = load(tmp_path / "x", device="cpu", dtype="float32")
+    assert isinstance(model, ChatModel)
+    adapters.attach(model, {"language_model.": 3})
+    shake_adapters(model)
+    save(model, tmp_path / "lora")
+    assert read_config(tmp_path / "lora")["use_llm_lora"] == 3
+    assert any(name.startswith("language_model.base_model.model.model.layers.") for name in tensors(tmp_path / "lora"))
+    again = load(tmp_path / "lora", device="cpu", dtype="float32")
+    assert isinstance(again, ChatModel)
+    assert torch.equal(answer(again), answer(model))
+    save(again, tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(tmp_path / "lora")
+
+
+def shake_adapters(model: ChatModel, seed: int = 0) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    for layer in adapters.adapted(model).values():
+        for part in ("lora_A", "lora_B"):
+            weight = layer.get_parameter(f"{part}.default.weight")
+            weight.data = 0.2 * torch.randn(weight.shape, generator=draw)
+
+
+def test_the_names_of_early_peft(tmp_path):
+    """No `base_layer`: the adapted layer's own weight is plain `weight`."""
+
+    def older(held):
+        for name in list(held):
+            held[name.replace(".base_layer.", ".")] = held.pop(name)
+
+    old = with_tensors(checkpoint("internlm2-lora"), tmp_path / "old", older)
+    model = load(old, device="cpu")
+    assert isinstance(model, ChatModel)
+    assert torch.equal(answer(model), answer(lora()))
+    save(model, tmp_path / "again")
+    assert same_tensors(tmp_path / "again", old)
+
+
+def test_config_and_adapters_must_agree(tmp_path):
+    source = checkpoint("internlm2-lora")
+    with pytest.raises(KeyMismatch, match="use_llm_lora 0"):
+        load(altered(source, tmp_path / "forgotten", use_llm_lora=0))
+    with pytest.raises(KeyMismatch, match="use_backbone_lora 8 but there is no adapter"):
+        load(altered(checkpoint("qwen2-v2_5-bf16"), tmp_path / "claimed", use_backbone_lora=8))
+    with pytest.raises(ShapeMismatch, match=r"lora_A.*is \[4, .*expected \[8, "):
+        load(altered(source, tmp_path / "rank", use_llm_lora=8))
+    lacking = with_tensors(
+        source, tmp_path / "lacking",
+        lambda t: t.pop("vision_model.base_model.model.encoder.layers.1.mlp.fc2.lora_A.default.weight"),
+    )  # fmt: skip
+    with pytest.raises(KeyMismatch, match=r"1 of 91 tensors are missing.*fc2\.lora_A"):
+        load(lacking)
+
+
+def test_14b_carries_adapters_too(tmp_path):
+    model = load(checkpoint("internvl-14b"), device="cpu")
+    adapters.attach(model, {"vision_model.": 2, "qllama.": 3})
+    for index, layer in enumerate(adapters.adapted(model).values()):
+        layer.get_parameter("lora_A.default.weight").data.fill_(0.01 * index)
+        layer.get_parameter("lora_B.default.weight").data.fill_(0.02)
+    assert not any("cross_attn" in name for name in adapters.adapted(model))
+    save(model, tmp_path / "lora")
+    raw = read_config(tmp_path / "lora")
+    assert (raw["use_backbone_lora"], raw["use_qllama_lora"]) == (2, 3)
+    again = load(tmp_path / "lora", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+# --- files of adapters alone ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def based(tmp_path) -> tuple[ChatModel, ChatModel]:
+    """A model without adapters, and the same with some that matter."""
+    tiny(tmp_path / "base", "qwen3")
+    plain = load(tmp_path / "base", device="cpu", dtype="float32")
+    assert isinstance(plain, ChatModel)
+    model = copy.deepcopy(plain)
+    adapters.attach(model, {"language_model.": 4})
+    shake_adapters(model)
+    return plain, model
+
+
+def test_adapters_alone_are_written_and_read(based, tmp_path):
+    plain, model = based
+    adapters.write(model, tmp_path / "adapter")
+    assert sorted(tree(tmp_path / "adapter")) == ["adapter_config.json", "adapter_model.safetensors"]
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8.0)
+    assert apart(answer(plain), answer(model)) > 1e-3
+    assert adapters.read(plain, tmp_path / "adapter") == 3 * 7
+    assert torch.equal(answer(plain), answer(model))
+    with pytest.raises(UsageError, match="carry an adapter already"):
+        adapters.read(plain, tmp_path / "adapter")
+    adapters.merge(plain)
+    with pytest.raises(UsageError, match="no adapter to write"):
+        adapters.write(plain, tmp_path / "none")
+
+
+def test_ranks_and_scales_may_differ(based, tmp_path):
+    plain, model = based
+    name = "language_model.model.layers.0.self_attn.q_proj"
+    other = copy.deepcopy(plain)
+    layer = add_adapter(other, name, 2, 7)
+    for part in ("lora_A", "lora_B"):
+        layer.get_parameter(f"{part}.default.weight").data.fill_(0.3)
+    layer2 = add_adapter(other, name.replace("layers.0", "layers.1"), 5, 5)
+    for part in ("lora_A", "lora_B"):
+        layer2.get_parameter(f"{part}.default.weight").data.fill_(0.3)
+    adapters.write(other, tmp_path / "adapter")
+    again = copy.deepcopy(plain)
+    adapters.read(again, tmp_path / "adapter")
+    assert torch.equal(answer(again), answer(other))
+    del model
+
+
+def renamed(folder: Path, target: Path, change) -> Path:
+    target.mkdir()
+    held = load_file(folder / "adapter_model.safetensors")
+    save_file({change(name): tensor for name, tensor in held.items()}, target / "adapter_model.safetensors")
+    (target / "adapter_config.json").write_bytes((folder / "adapter_config.json").read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("form", ["model.language_model.", "language_model.model."])
+def test_adapters_trained_on_the_transformers_layout(form, based, tmp_path):
+    plain, model = based
+    adapters.write(model, tmp_path / "adapter")
+    other = renamed(tmp_path / "adapter", tmp_path / "hf", lambda n: n.replace("language_model.model.", form))
+    adapters.read(plain, other)
+    assert torch.equal(answer(plain), answer(model))
+
+
+def test_adapters_trained_on_fused_weights(tmp_path):
+    """InternLM2's own names: one adapter for q, k and v."""
+    source = lora()
+    plain = load(checkpoint("internlm2-v2_5"), device="cpu")
+    assert isinstance(plain, ChatModel)
+    held = {
+        f"base_model.model.{name.replace('base_model.model.', '').replace('.default', '')}": tensor
+        for name, tensor in tensors(checkpoint("internlm2-lora")).items()
+        if ".lora_" in name and name.startswith("language_model")
+    }
+    (tmp_path / "adapter").mkdir()
+    save_file(held, tmp_path / "adapter" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    assert adapters.read(plain, tmp_path / "adapter") == 2 * 7
+    for name, layer in adapters.adapted(plain).items():
+        for part in ("lora_A", "lora_B"):
+            expected = adapters.adapted(source)[name].get_parameter(f"{part}.default.weight")
+            assert torch.equal(layer.get_parameter(f"{part}.default.weight"), expected)
+
+
+def set_config(folder: Path, **values: object) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "says"),
+    [
+        ({"peft_type": "LOHA"}, ConfigError, "LOHA"),
+        ({"use_dora": True}, ConfigError, "use_dora"),
+        ({"bias": "all"}, ConfigError, "bias"),
+        ({"modules_to_save": ["lm_head"]}, ConfigError, "lm_head"),
+        ({"alpha_pattern": {"^model.*q_proj$": 3}}, ConfigError, "no name of a layer"),
+    ],
+)
+def test_more_than_adapters_is_refused(values, kind, says, based, tmp_path):
+    plain, model = based
+    adapters.write(model, tmp_path / "adapter")
+    set_config(tmp_path / "adapter", **values)
+    with pytest.raises(kind, match=says):
+        adapters.read(plain, tmp_path / "adapter")
+    assert not adapters.adapted(plain)
+
+
+def test_adapters_of_another_model(based, tmp_path):
+    plain, model = based
+    with pytest.raises(CheckpointError, match="expected a folder that peft wrote"):
+        adapters.read(plain, tmp_path)
+    adapters.write(model, tmp_path / "adapter")
+    strange = renamed(tmp_path / "adapter", tmp_path / "strange", lambda name: name.replace("self_attn", "attention"))
+    with pytest.raises(KeyMismatch, match="no layout of this model"):
+        adapters.read(plain, strange)
+    other = load(checkpoint("qwen2-v2_5-bf16"), device="cpu", dtype="float32")
+    with pytest.raises(ShapeMismatch, match=r"another model.*layers\.0\.self_attn\.q_proj"):
+        adapters.read(other, tmp_path / "adapter")
+    assert not adapters.adapted(other)
