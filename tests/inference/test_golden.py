@@ -183,6 +183,12 @@ def test_conversations(conversation, name, place):
 
 
 @pytest.mark.parametrize("name", CHAT)
+def test_the_original_counts_a_token_that_nobody_wrote(conversation, name):
+    chat, _ = conversation(name)
+    assert [chat._counted] == [tuple(ids) for ids in reference(name)[0]["generate"]["image"]["leading_ids"]]
+
+
+@pytest.mark.parametrize("name", CHAT)
 def test_batches(conversation, name):
     vectors, tensors = reference(name)
     case, (chat, pictures) = vectors["batch_chat"], conversation(name)

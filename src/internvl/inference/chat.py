@@ -279,8 +279,10 @@ class Chat:
     @property
     def _counted(self) -> tuple[int, ...]:
         """The original's repetition penalty also counts the `<s>` that its library puts before an answer."""
-        bos = self.encoder.tokenizer.bos_id
-        return (bos,) if self._original and bos is not None else ()
+        if not self._original or self.model.origin is None:
+            return ()
+        text = self.model.origin.raw.get("llm_config", {})
+        return (text["bos_token_id"],) if text.get("bos_token_id") is not None else ()
 
     def _remember(self, message: Message, answer: Answer) -> None:
         self.history += [message, Message("assistant", (Text(answer.text),))]
