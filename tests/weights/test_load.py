@@ -122,8 +122,7 @@ def test_a_pth_is_loaded_by_its_own_path(tmp_path):
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
-def test_sixteen_bit_is_computed_in_fp32_and_stored_as_it_was(stored, tmp_path, monkeypatch):
-    monkeypatch.setattr("internvl.weights.load.computes_bf16", lambda: False)
+def test_sixteen_bit_is_computed_in_fp32_and_stored_as_it_was(stored, tmp_path):
     save(chat_model(), tmp_path / "small", dtype=stored)
     model = load(tmp_path / "small", device="cpu")
     assert next(model.parameters()).dtype is torch.float32
@@ -132,11 +131,10 @@ def test_sixteen_bit_is_computed_in_fp32_and_stored_as_it_was(stored, tmp_path, 
     assert tree(tmp_path / "again") == tree(tmp_path / "small")
 
 
-def test_bf16_stays_where_the_processor_has_it(tmp_path, monkeypatch):
+def test_the_dtype_that_is_asked_for_is_the_one_of_the_model(tmp_path):
     save(chat_model(), tmp_path / "small", dtype="bf16")
-    monkeypatch.setattr("internvl.weights.load.computes_bf16", lambda: True)
-    assert next(load(tmp_path / "small", device="cpu").parameters()).dtype is torch.bfloat16
-    assert next(load(tmp_path / "small", device="cpu", dtype="float32").parameters()).dtype is torch.float32
+    assert next(load(tmp_path / "small", device="cpu", dtype="bfloat16").parameters()).dtype is torch.bfloat16
+    assert next(load(tmp_path / "small", device="cpu", dtype="float64").parameters()).dtype is torch.float64
     with pytest.raises(InternVLError, match="float31"):
         load(tmp_path / "small", dtype="float31")
 

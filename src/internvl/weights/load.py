@@ -46,10 +46,10 @@ def load(
 ) -> Model:
     """A model from a hub id, a zoo name, a folder of any public layout or a `.pth`; None: the embedded nano.
 
-    dtype None: as stored, but fp32 where the device would compute 16 bit slowly (most CPUs). device None: the best one
-    there is, several GPUs where one is too small; a sequence spreads the model over these. `compat="original"` chooses
-    length-dependent rope as the original code does. Every tensor of the file must fit, and every one of the model must
-    be there: `KeyMismatch` and `ShapeMismatch` name those that are not.
+    dtype None: as stored, but fp32 on a CPU (where it has bf16 units, dtype="bfloat16" is faster). device None: the
+    best one there is, several GPUs where one is too small; a sequence spreads the model over these.
+    `compat="original"` chooses length-dependent rope as the original code does. Every tensor of the file must fit, and
+    every one of the model must be there: `KeyMismatch` and `ShapeMismatch` name those that are not.
 
     >>> model = load("OpenGVLab/InternVL2_5-8B")  # doctest: +SKIP
     """
@@ -181,7 +181,7 @@ def _devices(device: Device | Sequence[Device] | None) -> tuple[torch.device, ..
 
 
 def _dtype(checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """What floating tensors are held in: what was asked for, or what most are stored in if the device is fast in it."""
+    """What floating tensors are held in: what was asked for, or what most are stored in, or fp32 on a CPU."""
     if (named := _named_dtype(dtype)) is not None:
         return named
     sizes: dict[torch.dtype, int] = {}
@@ -189,19 +189,8 @@ def _dtype(checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torc
         if handle.dtype.is_floating_point:
             sizes[handle.dtype] = sizes.get(handle.dtype, 0) + handle.nbytes
     stored = max(sizes, key=lambda kind: sizes[kind])
-    if device.type != "cpu" or stored.itemsize > 2:
-        return stored
-    # Converting up is exact, so nothing is lost when the model is saved again.
-    return stored if stored is torch.bfloat16 and computes_bf16() else torch.float32
-
-
-def computes_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware. Without, bf16 is nine times slower than fp32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
-    return any(flag in flags for flag in (" avx512_bf16", " amx_bf16", " bf16"))
+    # On a CPU 16 bit is held as fp32: an exact conversion, the same numbers on every machine, and fast on all of them.
+    return torch.float32 if device.type == "cpu" and stored.itemsize <= 2 else stored
 
 
 def _place(
