@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_a_conversation_learns_its_answers_and_nothing_else(encoder):
 
 def test_characters_stand_over_their_columns():
     found = places([("A", 0.0, 0.25), ("b", 0.5, 1.0)], across=1)
-    assert found == [[CHARACTERS["A"]] * 2 + [0] * 2 + [CHARACTERS["b"]] * 4]
+    assert found == [[CHARACTERS["A"]] * 4 + [0] * 4 + [CHARACTERS["b"]] * 8]
     assert len(places([], across=3)) == 3
 
 
@@ -83,7 +84,7 @@ class Drawn(Stream):
 def stream(encoder, monkeypatch) -> Stream:
     monkeypatch.setattr("internvl.nano.lessons.BATCH", 6)
     stream = Drawn(Corpus({task: [] for task in MIXTURE}, {}, WORDS), encoder, (), parts=2, seed=1)
-    stream.names = {"a": 0, "b": 1}
+    stream.names |= {"a": len(stream.names), "b": len(stream.names) + 1}
     return stream
 
 
@@ -98,7 +99,7 @@ def test_the_stream_goes_on_where_it_is_told(stream):
 
 @pytest.fixture
 def trainer(encoder) -> Trainer:
-    return Trainer(encoder.tokenizer.special("<IMG_CONTEXT>").id, names=2, seed=0, minutes=1)
+    return Trainer(encoder.tokenizer.special("<IMG_CONTEXT>").id, names=12, seed=0, minutes=1)
 
 
 def test_learning_lowers_the_loss_and_goes_on_after_an_interruption(trainer, stream, tmp_path):
@@ -108,7 +109,7 @@ def test_learning_lowers_the_loss_and_goes_on_after_an_interruption(trainer, str
         trainer.number = 150  # past the warm-up
         trainer.step(batches)
     trainer.save(tmp_path / "state")
-    other = Trainer(trainer.model.config.image_token, names=2, seed=9, minutes=1)
+    other = Trainer(trainer.model.config.image_token, names=12, seed=9, minutes=1)
     other.resume(tmp_path / "state")
     for a, b in zip(trainer.all.state_dict().values(), other.all.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -162,7 +163,8 @@ def test_the_rate_rises_holds_and_falls():
 
 
 def test_heads_are_silent_where_there_is_nothing_to_learn(stream, trainer):
-    empty = stream.collate([Sample("talk", None, (("Hello", "Hello!"),))] * 2 + [draw_scene(random.Random(0))])
+    unnamed = replace(draw_scene(random.Random(0)), name=None)
+    empty = stream.collate([Sample("talk", None, (("Hello", "Hello!"),))] * 2 + [unnamed])
     features = torch.randn(len(empty.tiles), 16, form.TEXT["hidden_size"])
     assert [loss.item() for loss in Heads(form.TEXT["hidden_size"], 2).losses(features, empty)] == [0.0, 0.0]
     loss, parts = answer_losses(trainer.model, empty, features)

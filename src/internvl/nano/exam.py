@@ -1,19 +1,27 @@
-"""What nano is measured on: questions about pictures that training never reads."""
+"""What nano is measured on: questions about pictures that training never reads.
+
+python -m internvl.nano.exam --data ../shared/data      # the table of the card, from the embedded checkpoint
+"""
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from internvl.data.encode import Encoder
 from internvl.data.image import normalise
+from internvl.data.tokenizer import Tokenizer
 from internvl.models.attention import KVCache
 from internvl.models.chat import ChatModel
+from internvl.nano import form
 from internvl.nano.corpus import Corpus, plain
+from internvl.nano.fonts import UNSEEN, find_fonts
 from internvl.nano.lessons import messages
 from internvl.nano.world import TALK, Sample, Style, draw_line, draw_scene
 
@@ -52,7 +60,7 @@ def held_out_samples(corpus: Corpus, fonts: Sequence[Path], *, limit: int) -> di
     for task, items in corpus.held_out.items():
         found[task] = [plain(item) for item in sorted(rng.sample(items, min(limit, len(items))), key=lambda i: i.id)]
     found["count"] = [draw_scene(rng) for _ in range(limit)]
-    found["read"] = [draw_line(rng, Style(tuple(fonts), 16, clean=True), words=corpus.words) for _ in range(limit)]
+    found["read"] = [draw_line(rng, Style(tuple(fonts), 10, clean=True), words=corpus.words) for _ in range(limit)]
     found["talk"] = [Sample("talk", None, ((q[0], a),)) for q, a in TALK]
     return found
 
@@ -80,3 +88,29 @@ def edits(a: str, b: str) -> int:
         for j, y in enumerate(b, start=1):
             corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (x != y))
     return row[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure a checkpoint of nano on what it never saw.")
+    parser.add_argument("--data", type=Path, required=True, help="the folder with caltech101, emoji, flags and sroie")
+    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
+    parser.add_argument("--limit", type=int, default=3000, help="pictures a task")
+    parser.add_argument("--failures", type=int, default=0, help="print so many wrong answers a task")
+    args = parser.parse_args()
+    encoder = Encoder(Tokenizer.from_folder(args.checkpoint), form.ENCODING)
+    model = ChatModel(form.chat_config(encoder.tokenizer.special("<IMG_CONTEXT>").id)).eval()
+    model.load_state_dict(load_file(args.checkpoint / "model.safetensors"))
+    samples = held_out_samples(Corpus.read(args.data), find_fonts(UNSEEN), limit=args.limit)
+    for task, members in samples.items():
+        shares = score(model, encoder, {task: members})
+        print(f"{task:8} {len(members):5} rows", " ".join(f"{key} {value:.3f}" for key, value in shares.items()))
+        wrong = 0
+        for sample, given in zip(members, answer(model, encoder, members[: 5 * args.failures]), strict=False):
+            question, wanted = sample.turns[0]
+            if wrong < args.failures and not is_right(task, given, wanted):
+                print(f"    {question} -> {given!r}, expected {wanted!r}")
+                wrong += 1
+
+
+if __name__ == "__main__":
+    main()

@@ -27,8 +27,8 @@ from internvl.models.config import ChatConfig, TextConfig, VisionConfig
 
 SYSTEM_MESSAGE = "You are nano, the small embedded model of InternVL."
 VOCAB = 1280
-TILE, PATCH, MAX_TILES = 112, 14, 3
-"""Three tiles at most: a photograph of common aspect is one tile; a printed line has a row of three."""
+TILE, PATCH, MAX_TILES = 112, 14, 1
+"""One tile, whatever the aspect: a row of three and a thumbnail reads longer lines, but costs four times as much."""
 
 VISION = {"hidden_size": 192, "num_hidden_layers": 8, "num_attention_heads": 3, "intermediate_size": 768}
 TEXT = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "num_key_value_heads": 1,
@@ -136,6 +136,7 @@ def write_checkpoint(tensors: Mapping[str, Any], tokenizer: Path, folder: Path) 
         shutil.copytree(tokenizer, new)
         weights = {key: value.detach().to(torch.bfloat16).contiguous() for key, value in tensors.items()}
         save_file(weights, new / "model.safetensors", metadata={"format": "pt"})
+        (new / "model.safetensors").chmod(0o644)
         side = {"size": TILE, "crop_size": TILE}
         write_json(new / "config.json", published_config(ids))
         write_json(new / "generation_config.json", {"eos_token_id": ids["<|im_end|>"]})

@@ -23,13 +23,16 @@ from internvl.data.encode import Encoder
 from internvl.data.prompts import Image, Message, Text
 from internvl.nano import form
 from internvl.nano.corpus import Corpus, Item, ask
-from internvl.nano.world import Sample, Style, draw_line, draw_scene, echo, talk
+from internvl.nano.fonts import PLAIN
+from internvl.nano.world import MAX_SHAPES, Sample, Style, count_name, draw_line, draw_scene, echo, talk
 
-MIXTURE = {"photo": 0.25, "icon": 0.27, "flag": 0.12, "count": 0.1, "read": 0.17, "receipt": 0.03, "echo": 0.05,
+MIXTURE = {"photo": 0.24, "icon": 0.26, "flag": 0.12, "count": 0.15, "read": 0.17, "receipt": 0.01, "echo": 0.05,
            "talk": 0.01}  # fmt: skip
 BATCH = 32
-LONG_LINES_AFTER = 2000
-"""Steps until drawn lines may have 18 characters; they begin with 4."""
+LONG_LINES_AFTER = 5000
+"""Steps until drawn lines may have 12 characters; they begin with 3."""
+PLACES = 2 * form.TILE // form.PATCH
+"""Columns of a tile in which training says which character stands there: two a patch."""
 CHARACTERS = {c: i for i, c in enumerate(string.printable[:94], start=1)}
 
 
@@ -55,7 +58,7 @@ class Batch:
     last_tile: Tensor  # (named rows,) the one that shows the whole picture
     names: Tensor  # (named rows,)
     line_tiles: Tensor  # (tiles of drawn lines,)
-    line_characters: Tensor  # (tiles of drawn lines, 2 x slots a side): 0 for none
+    line_characters: Tensor  # (tiles of drawn lines, PLACES): 0 for none
     tasks: tuple[str, ...]
 
 
@@ -64,10 +67,12 @@ class Stream(IterableDataset[list[Batch]]):
 
     def __init__(self, corpus: Corpus, encoder: Encoder, fonts: Sequence[Path], *, parts: int, seed: int) -> None:
         self.corpus, self.encoder, self.fonts, self.parts, self.seed = corpus, encoder, tuple(fonts), parts, seed
+        self.plain_fonts = tuple(path for path in self.fonts if path.stem in PLAIN)
         self.first = 0
         self.choices = {task: sorted({i.name for i in items}) for task, items in corpus.training.items()}
         known = {name for task, names in self.choices.items() if task != "receipt" for name in names}
-        self.names = {name: i for i, name in enumerate(sorted(known))}
+        counts = [count_name(count) for count in range(MAX_SHAPES + 1)]
+        self.names = {name: i for i, name in enumerate([*sorted(known), *counts])}
         self.weights = {task: np.cumsum(weights(items)).tolist() for task, items in corpus.training.items()}
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -76,18 +81,20 @@ class Stream(IterableDataset[list[Batch]]):
         while True:
             rng = random.Random(f"{self.seed} {number}")
             tasks = rng.choices(list(MIXTURE), list(MIXTURE.values()), k=BATCH)
-            samples = [self.sample(rng, task, number) for task in tasks]
-            yield [self.collate(samples[part :: self.parts]) for part in range(self.parts)]
+            samples = sorted((self.sample(rng, task, number) for task in tasks), key=written)
+            size = -(-BATCH // self.parts)  # rows of one length go together: less padding
+            yield [self.collate(samples[start : start + size]) for start in range(0, BATCH, size)]
             number += 1
 
     def sample(self, rng: random.Random, task: str, number: int) -> Sample:
         if task == "count":
             return draw_scene(rng)
-        longest = 4 + round(14 * min(1.0, number / LONG_LINES_AFTER))
+        longest = 3 + round(9 * min(1.0, number / LONG_LINES_AFTER))
         if task == "echo":
             return echo(rng, self.corpus.words, longest)
         if task == "read":
-            return draw_line(rng, Style(self.fonts, longest, clean=rng.random() < 0.6), words=self.corpus.words)
+            fonts = self.plain_fonts if rng.random() < 0.7 else self.fonts
+            return draw_line(rng, Style(fonts, longest, clean=rng.random() < 0.8), words=self.corpus.words)
         if task == "talk":
             return talk(rng)
         item: Item = rng.choices(self.corpus.training[task], cum_weights=self.weights[task])[0]
@@ -114,13 +121,17 @@ class Stream(IterableDataset[list[Batch]]):
                 line_tiles += range(tile, tile + across)
                 characters += places(sample.letters, across)
             tile += len(e.tiles)
-        side = form.TILE // form.PATCH
         return Batch(
             input_ids, targets, torch.from_numpy(np.concatenate([e.tiles for e in encoded])),
             torch.tensor(last_tile, dtype=torch.long), torch.tensor(names, dtype=torch.long),
-            torch.tensor(line_tiles, dtype=torch.long), torch.tensor(characters, dtype=torch.long).view(-1, side),
+            torch.tensor(line_tiles, dtype=torch.long), torch.tensor(characters, dtype=torch.long).view(-1, PLACES),
             tuple(sample.task for sample in samples),
         )  # fmt: skip
+
+
+def written(sample: Sample) -> int:
+    """Characters of a sample's conversation, which its tokens grow with."""
+    return sum(len(question) + len(answer) + 30 for question, answer in sample.turns)
 
 
 def weights(items: Sequence[Item]) -> list[float]:
@@ -132,11 +143,10 @@ def weights(items: Sequence[Item]) -> list[float]:
 
 
 def places(letters: Sequence[tuple[str, float, float]], across: int) -> list[list[int]]:
-    """The character over the middle of each column of patches, tile by tile; 0 where there is none."""
-    side = form.TILE // form.PATCH
-    found = [0] * (across * side)
+    """The character over the middle of each of `PLACES` columns, tile by tile; 0 where there is none."""
+    found = [0] * (across * PLACES)
     for character, left, right in letters:
         for column in range(len(found)):
             if left <= (column + 0.5) / len(found) < right:
                 found[column] = CHARACTERS.get(character, 0)
-    return [found[i : i + side] for i in range(0, len(found), side)]
+    return [found[i : i + PLACES] for i in range(0, len(found), PLACES)]

@@ -40,16 +40,13 @@ from internvl.models.init import initialise
 from internvl.nano import form, vocab
 from internvl.nano.corpus import Corpus, ask
 from internvl.nano.exam import held_out_samples, score
-from internvl.nano.lessons import CHARACTERS, Batch, Stream
+from internvl.nano.fonts import LEARNT, UNSEEN, find_fonts
+from internvl.nano.lessons import CHARACTERS, PLACES, Batch, Stream
 from internvl.nano.optim import Muon, is_matrix
 from internvl.nano.world import COUNT, READ, TALK, Sample, draw_scene
 
 MATRIX_RATE, OTHER_RATE = 0.015, 1.5e-3
 NAMING_WEIGHT, READING_WEIGHT = 1.0, 1.0
-FAMILIES = ("DejaVu", "Liberation", "Free", "Roboto", "Lato-", "OpenSans", "NotoSans-", "NotoSansMono-", "NotoSerif-",
-            "Hack-", "Inconsolata", "texgyre")  # fmt: skip
-UNSEEN_FAMILIES = ("Carlito", "Caladea", "Cantarell")
-POOR = ("Hairline", "Thin", "chorus", "MathTeX", "ExtraLight")
 
 
 class Heads(nn.Module):
@@ -58,7 +55,8 @@ class Heads(nn.Module):
     def __init__(self, dim: int, names: int) -> None:
         super().__init__()
         self.name = nn.Linear(dim, names)
-        self.characters = nn.Linear(4 * dim, 2 * (len(CHARACTERS) + 1))
+        side = form.TILE // form.PATCH // 2
+        self.characters = nn.Linear(side * dim, PLACES // side * (len(CHARACTERS) + 1))
 
     def losses(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """features (tiles, slots, dim), slots row by row."""
@@ -66,8 +64,8 @@ class Heads(nn.Module):
         side = math.isqrt(features.shape[1])
         columns = (
             features[batch.line_tiles].unflatten(1, (side, side)).transpose(1, 2).flatten(2)
-        )  # (n, columns, 4 dim)
-        read = self.characters(columns).flatten(1).unflatten(1, (2 * side, -1))
+        )  # (n, columns, side * dim)
+        read = self.characters(columns).flatten(1).unflatten(1, (PLACES, -1))
         return (
             mean_loss(named, batch.names),
             mean_loss(read.flatten(0, 1), batch.line_characters.flatten()),
@@ -92,9 +90,9 @@ def answer_losses(model: ChatModel, batch: Batch, features: Tensor) -> tuple[Ten
 
 
 def rate_at(progress: float, step: int) -> float:
-    """Warm-up over 150 steps, flat to 35 % of the time, then down to zero along a cosine."""
+    """Warm-up over 150 steps, flat to 30 % of the time, then down to zero along a cosine."""
     warm = min(1.0, (step + 1) / 150)
-    return warm * (1.0 if progress < 0.35 else 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - 0.35) / 0.65)))
+    return warm * (1.0 if progress < 0.3 else 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - 0.3) / 0.7)))
 
 
 class Trainer:
@@ -182,13 +180,6 @@ class Trainer:
 # --- the run ------------------------------------------------------------------------------------------------------
 
 
-def find_fonts(families: Sequence[str]) -> list[Path]:
-    """Installed fonts of these families, without hair lines and swashes."""
-    folders = (Path("/usr/share/fonts"), Path("/usr/share/texmf/fonts"))
-    found = [p for folder in folders for ending in ("ttf", "otf") for p in folder.rglob(f"*.{ending}")]
-    return sorted(p for p in found if p.name.startswith(tuple(families)) and not any(w in p.name for w in POOR))
-
-
 def vocabulary_texts(corpus: Corpus) -> Iterator[str]:
     """What the merges are learnt from: questions, answers and talk; drawn text is left to single letters."""
     rng = random.Random("vocabulary")
@@ -216,7 +207,7 @@ def main() -> None:
     if not (args.out / "tokenizer").exists():
         vocab.build(vocabulary_texts(corpus), args.out / "tokenizer", size=form.VOCAB)
     encoder = Encoder(Tokenizer.from_folder(args.out / "tokenizer"), form.ENCODING)
-    stream = Stream(corpus, encoder, find_fonts(FAMILIES), parts=args.threads, seed=args.seed)
+    stream = Stream(corpus, encoder, find_fonts(LEARNT), parts=args.threads, seed=args.seed)
     torch.set_num_threads(1)  # the threads are ours: one a part of the batch, so that they wait once a step
     trainer = Trainer(
         encoder.tokenizer.special("<IMG_CONTEXT>").id, len(stream.names), seed=args.seed, minutes=args.minutes
@@ -224,7 +215,7 @@ def main() -> None:
     if (args.out / "state").exists():
         trainer.resume(args.out / "state")
         stream.first = trainer.number
-    held_out = held_out_samples(corpus, find_fonts(UNSEEN_FAMILIES), limit=150)
+    held_out = held_out_samples(corpus, find_fonts(UNSEEN), limit=150)
     with sdpa_kernel(SDPBackend.MATH):  # short rows: plain products were measured faster than the fused kernel
         run(trainer, stream, encoder, held_out, args.out)
 

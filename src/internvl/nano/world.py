@@ -81,15 +81,21 @@ def draw_scene(rng: random.Random, *, count: int | None = None) -> Sample:
     """
     count = rng.randint(1, MAX_SHAPES) if count is None else count
     shapes = place_shapes(rng, count)
-    return Sample("count", paint_scene(rng, shapes), ask_scene(rng, shapes))
+    return Sample("count", paint_scene(rng, shapes), ask_scene(rng, shapes), name=count_name(count))
+
+
+def count_name(count: int) -> str:
+    """What a picture of `count` shapes is called by the naming head."""
+    return f"{count} shapes"
 
 
 def place_shapes(rng: random.Random, count: int) -> tuple[Shape, ...]:
     """Shapes in the unit square, one a cell of a grid so that no two touch."""
     side = 2 if count <= 4 and rng.random() < 0.3 else 3 if rng.random() < 0.6 else 4
     cells = rng.sample([(i, j) for i in range(side) for j in range(side)], count)
-    kinds = rng.sample(list(SHAPES), rng.choice((1, 1, 2, 3)))
-    colours = rng.sample(list(COLOURS), rng.choice((1, 1, 2, 3)))
+    uniform = rng.random() < 0.35
+    kinds = rng.sample(list(SHAPES), 1 if uniform else rng.choice((1, 2, 3)))
+    colours = rng.sample(list(COLOURS), 1 if uniform else rng.choice((1, 2, 3)))
     same_size = rng.random() < 0.5
     size = rng.uniform(0.2, 0.42)
     shapes = []
@@ -204,7 +210,7 @@ def draw_line(rng: random.Random, style: Style, *, words: Sequence[str], text: s
     font = _font(path, size)
     left, top, right, bottom = font.getbbox(text)
     width, height = math.ceil(right - left), math.ceil(bottom - top)
-    if rng.random() < 0.6:
+    if rng.random() < 0.75:
         x, y = rng.randint(2, size), rng.randint(2, max(3, size // 2))
         canvas = (width + x + rng.randint(2, size), height + y + rng.randint(2, max(3, size // 2)))
     else:  # somewhere on a wider page
@@ -253,7 +259,7 @@ def add_noise(rng: random.Random, picture: Image.Image, strength: float) -> Imag
 def write(rng: random.Random, words: Sequence[str], limit: int) -> str:
     """A text of at most `limit` characters: words, numbers, prices, dates, codes, or letters in no order."""
     for _ in range(20):
-        text = rng.choices(WRITERS, (6, 4, 1, 1, 1, 1, 1, 2))[0](rng, words).strip()
+        text = rng.choices(WRITERS, (8, 4, 2, 1, 1, 1, 1, 1))[0](rng, words).strip()
         if 0 < len(text) <= limit:
             return text
     return "".join(rng.choice(LETTERS) for _ in range(rng.randint(1, limit)))
