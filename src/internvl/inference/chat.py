@@ -29,14 +29,10 @@ from internvl.inference.seen import Features, Held, digest, keys_of
 from internvl.inference.turn import Read, Row, Stream
 from internvl.models.chat import ChatModel
 from internvl.models.config import TextConfig
-from internvl.models.linear import tune
 from internvl.weights.load import Device, load, load_encoder, resolve
 
 Report = Callable[[int, int], None]
 Question = str | Text
-
-WORTH_TUNING = 256 << 20
-"""Bytes of a decoder on a CPU above which the second that `tune` takes is won back within an answer."""
 
 
 class Chat:
@@ -95,9 +91,6 @@ class Chat:
         encoder = load_encoder(path, compat=compat)  # first: it says at once if this is no model that converses
         model = load(path, device=device, dtype=dtype, compat=compat)
         assert isinstance(model, ChatModel)
-        weights = model.language_model.model.embed_tokens.weight
-        if weights.device.type == "cpu" and sum(p.nbytes for p in model.language_model.parameters()) > WORTH_TUNING:
-            tune(model.language_model)
         return cls(model, encoder, **chat)
 
     # ---- questions ---------------------------------------------------------------------------------------------------
