@@ -26,8 +26,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
-from itertools import pairwise
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 Normalisation = Literal["imagenet", "clip", "siglip"]
 Compat = Literal["original"] | None
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 # fmt: off
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -131,13 +130,19 @@ def tile(
     """
     _expect_rgb(picture)
     columns, rows = choose_grid(*picture.size, tile_size=tile_size, min_tiles=min_tiles, max_tiles=max_tiles)
-    count = columns * rows
+    count, size = columns * rows, (columns * tile_size, rows * tile_size)
     tiles = np.empty((count + (thumbnail and count > 1), tile_size, tile_size, 3), np.uint8)
-    pixels = max(picture.width * picture.height, count * tile_size * tile_size)
-    with _workers(threads if pixels >= WORTH_A_THREAD else 1) as (run, workers):
-        _stretch_into(tiles[:count].reshape(rows, columns, tile_size, tile_size, 3), picture, run, workers)
-        if len(tiles) > count:
-            _stretch_into(tiles[count:].reshape(1, 1, tile_size, tile_size, 3), picture, run, workers)
+    grid = tiles[:count].reshape(rows, columns, tile_size, tile_size, 3)
+    width_first = _width_first(picture.size, size)
+    steps: list[Callable[[], Image.Image]] = [partial(_halfway, picture, size)]
+    if len(tiles) > count:  # the whole thumbnail takes about as long as the first pass for the tiles: side by side
+        steps.append(partial(_resize, picture, (tile_size, tile_size)))
+    worthwhile = max(picture.width * picture.height, size[0] * size[1]) >= WORTH_A_THREAD
+    with _workers(threads if worthwhile else 1) as run:
+        halfway, *small = run(lambda step: step(), steps)
+        run(partial(_write_line, grid, halfway, width_first), range(columns if width_first else rows))
+    if small:
+        tiles[count] = np.asarray(small[0])
     return tiles
 
 
@@ -151,61 +156,37 @@ def _width_first(source: tuple[int, int], target: tuple[int, int]) -> bool:
     return fewer_rows <= 0 or fewer_rows <= 2 * fewer_columns
 
 
-def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _halfway(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture after the first of two passes."""
     between = (size[0], picture.height) if _width_first(picture.size, size) else (picture.width, size[1])
-    return picture.resize(between, BICUBIC).resize(size, BICUBIC)
+    return picture.resize(between, BICUBIC)
 
 
-def _stretch_into(grid: np.ndarray, picture: Image.Image, run: Run, workers: int) -> None:
-    """Resize the picture to the size of a whole grid (rows, columns, S, S, 3) and write its tiles there.
+def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return _halfway(picture, size).resize(size, BICUBIC)
 
-    The first pass is done over bands of the picture, the second over columns of tiles (or rows of tiles, where the
-    height is resized first): the same bits as `_resize`, several threads, no picture per tile.
-    """
+
+def _write_line(grid: np.ndarray, halfway: Image.Image, width_first: bool, line: int) -> None:
+    """The second pass for one column of tiles (one row of them, where the height came first), into the grid
+    (rows, columns, S, S, 3): no tile is ever a picture of its own."""
     rows, columns, size = grid.shape[:3]
-    target = (columns * size, rows * size)
-    first = 0 if _width_first(picture.size, target) else 1  # axis: 0 is the width, 1 the height
-    second = 1 - first
-    edges = [picture.size[second] * part // workers for part in range(workers + 1)]
-    spans = [(start, stop) for start, stop in pairwise(edges) if start < stop]
-
-    def stretch_band(span: tuple[int, int]) -> Image.Image:
-        band = picture if len(spans) == 1 else _cut(picture, second, *span)
-        return band.resize(_with(band.size, first, target[first]), BICUBIC)
-
-    bands = list(run(stretch_band, spans))
-
-    def stretch_strip(index: int) -> None:
-        strip = Image.new("RGB", _with(picture.size, first, size))
-        for (start, _), band in zip(spans, bands, strict=True):
-            strip.paste(_cut(band, first, index * size, (index + 1) * size), _with((0, 0), second, start))
-        pixels = np.asarray(strip.resize(_with(target, first, size), BICUBIC))
-        if first == 0:
-            grid[:, index] = pixels.reshape(rows, size, size, 3)
-        else:
-            grid[index] = pixels.reshape(size, columns, size, 3).swapaxes(0, 1)
-
-    for _ in run(stretch_strip, range(target[first] // size)):
-        pass
-
-
-def _with(pair: tuple[int, int], axis: int, value: int) -> tuple[int, int]:
-    return (value, pair[1]) if axis == 0 else (pair[0], value)
-
-
-def _cut(picture: Image.Image, axis: int, start: int, stop: int) -> Image.Image:
-    """The part of a picture from `start` to `stop` along one axis."""
-    return picture.crop((*_with((0, 0), axis, start), *_with(picture.size, axis, stop)))
+    start, stop = line * size, (line + 1) * size
+    if width_first:
+        strip = halfway.crop((start, 0, stop, halfway.height)).resize((size, rows * size), BICUBIC)
+        grid[:, line] = np.asarray(strip).reshape(rows, size, size, 3)
+    else:
+        strip = halfway.crop((0, start, halfway.width, stop)).resize((columns * size, size), BICUBIC)
+        grid[line] = np.asarray(strip).reshape(size, columns, size, 3).swapaxes(0, 1)
 
 
 @contextmanager
-def _workers(threads: int) -> Generator[tuple[Run, int], None, None]:
-    """A `map` over that many threads; Pillow lets go of the interpreter while it resizes."""
+def _workers(threads: int) -> Generator[Run, None, None]:
+    """A `map` over some threads; Pillow lets go of the interpreter while it resizes."""
     if threads <= 1:
-        yield map, 1
+        yield lambda function, items: [function(item) for item in items]
         return
     with ThreadPoolExecutor(threads) as pool:
-        yield pool.map, threads
+        yield lambda function, items: list(pool.map(function, items))
 
 
 def resize_plain(picture: Image.Image, *, size: int) -> np.ndarray:
@@ -266,9 +247,13 @@ def normalise(tiles: np.ndarray | torch.Tensor, kind: Normalisation = "imagenet"
     mean, std = find("normalisation", kind, NORMALISATIONS)
     if isinstance(tiles, np.ndarray):
         tiles = torch.from_numpy(np.require(tiles, requirements="W"))
-    pixels = tiles.permute(0, 3, 1, 2).contiguous().to(torch.float32)
-    shift, scale = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (mean, std))
-    return pixels.div_(255).sub_(shift).div_(scale)
+    shift, scale = (torch.tensor(values, device=tiles.device).view(3, 1, 1) for values in (mean, std))
+    floats = torch.empty(len(tiles), 3, *tiles.shape[1:3], device=tiles.device)
+    step = 1 if tiles.device.type == "cpu" else max(1, len(tiles))  # one tile fits a CPU's cache through all four steps
+    for start in range(0, len(tiles), step):
+        part = floats[start : start + step].copy_(tiles[start : start + step].permute(0, 3, 1, 2))
+        part.div_(255).sub_(shift).div_(scale)
+    return floats
 
 
 def to_rgb(picture: Image.Image, *, compat: Compat = None) -> Image.Image:
