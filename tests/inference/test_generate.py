@@ -7,7 +7,7 @@ import torch
 
 from internvl.errors import UsageError
 from internvl.inference.generate import Generation, generate
-from internvl.inference.rows import Prompt, copied, new_cache
+from internvl.inference.rows import Prompt, new_cache
 from internvl.inference.sampling import SamplingConfig
 from internvl.models.attention import KVCache
 from internvl.models.chat import ChatModel
@@ -148,7 +148,7 @@ def test_a_cache_that_holds_the_beginning_gives_the_same_answer():
     [whole] = answers(model, [prompt])
     cache = new_cache(model, [prompt])
     model.prefill(torch.tensor([prompt.ids[:7]]), prompt.seen, cache=cache, lengths=None)
-    cache = copied(cache, torch.tensor([0]), cache.max_len + 30)
+    cache = cache.copied(torch.tensor([0]), cache.max_len + 30)
     [rest] = generate(model, [Prompt(prompt.ids[7:], config=GREEDY)], cache=cache)
     assert rest.ids == whole
 
@@ -160,7 +160,7 @@ def test_copied_rows_are_their_own():
         k = torch.arange(2 * 2 * 2 * 8.0).view(2, 2, 2, 8)
         cache.write(layer, k, -k)
     cache.advance()
-    spread = copied(cache, torch.tensor([0, 0, 1]), 6)
+    spread = cache.copied(torch.tensor([0, 0, 1]), 6)
     assert (spread.slots, spread.max_len, spread.lengths.tolist()) == (3, 6, [2, 2, 2])
     spread.begin(1)
     spread.write(0, torch.ones(3, 2, 1, 8), torch.ones(3, 2, 1, 8))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from internvl.errors import UsageError
-from internvl.inference.rows import Continues, Prompt, copied, prefill, tokens_of
+from internvl.inference.rows import Continues, Prompt, prefill, tokens_of
 from internvl.inference.sampling import Completion, SamplingConfig, Token, shape
 from internvl.models.attention import KVCache
 
@@ -75,7 +75,7 @@ def beam_search(model: Continues, prompts: Sequence[Prompt], *, cache: KVCache) 
     beams = first.config.beams
     logits = prefill(model, prompts, cache)
     rows = torch.arange(len(prompts), device=logits.device).repeat_interleave(beams)
-    cache, logits = copied(cache, rows, cache.max_len), logits[rows]
+    cache, logits = cache.copied(rows, cache.max_len), logits[rows]
     searches = [_Search(first.config, first.stop_ids, [()] * beams) for _ in prompts]
     totals = torch.full((len(prompts), beams), CLOSED, device=logits.device)
     totals[:, 0] = 0.0

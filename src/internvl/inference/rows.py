@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -51,23 +50,6 @@ def new_cache(model: ChatModel | PairModel, prompts: Sequence[Prompt]) -> KVCach
     room = before + longest + max((prompt.config.max_new_tokens for prompt in prompts), default=0)
     weight = next(model.parameters())
     return KVCache(model.config.text, len(prompts), room, dtype=weight.dtype, device=weight.device)
-
-
-def copied(cache: KVCache, rows: Tensor, max_len: int) -> KVCache:
-    """A cache of `max_len` whose row b is a copy of row rows[b]: for beams, and to let a conversation grow."""
-    new = copy.copy(cache)
-    new.max_len = max_len
-    new.keys, new.values = (
-        [_stretched(x, rows, cache.extent, max_len) for x in side] for side in (cache.keys, cache.values)
-    )
-    new.lengths, new.started = cache.lengths[rows], cache.started[rows]
-    return new
-
-
-def _stretched(tensor: Tensor, rows: Tensor, extent: int, max_len: int) -> Tensor:
-    new = tensor.new_zeros(len(rows), tensor.shape[1], max_len, tensor.shape[3])
-    new[:, :, :extent] = tensor[rows.to(tensor.device), :, :extent]  # a model over several devices has its cache there
-    return new
 
 
 def prefill(model: Continues, prompts: Sequence[Prompt], cache: KVCache) -> Tensor:

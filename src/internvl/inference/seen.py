@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from internvl.data.image import Normalisation, normalise
-from internvl.inference.rows import copied
 from internvl.models.attention import KVCache
 from internvl.models.chat import ChatModel
 
@@ -107,7 +106,7 @@ class Held:
                 weight = next(self._model.parameters())
                 self.cache = KVCache(self._model.config.text, 1, room, dtype=weight.dtype, device=weight.device)
             else:
-                self.cache = copied(self.cache, self.cache.lengths.new_zeros(1), room)
+                self.cache = self.cache.copied(self.cache.lengths.new_zeros(1), room)
         self.cache.truncate(torch.full_like(self.cache.lengths, common))
         self._keys = keys[:common]
         return self.cache, common

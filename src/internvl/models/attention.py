@@ -11,6 +11,7 @@ No other file builds a mask. A query sees a key if all of these hold:
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -237,9 +238,19 @@ class KVCache:
 
     def reorder(self, rows: Tensor) -> None:
         """Row b becomes what row rows[b] was (beam search)."""
-        for tensor in (*self.keys, *self.values):
-            tensor[:, :, : self.extent] = tensor[rows, :, : self.extent]
+        for tensor in (*self.keys, *self.values):  # one by one: layers may be on several devices
+            tensor[:, :, : self.extent] = tensor[rows.to(tensor.device), :, : self.extent]
         self.lengths, self.started = self.lengths[rows], self.started[rows]
+
+    def copied(self, rows: Tensor, max_len: int) -> KVCache:
+        """A cache of `max_len` tokens whose row b is a copy of row rows[b]: beams, or a row that is to grow."""
+        new = copy.copy(self)
+        new.max_len = max_len
+        new.keys, new.values = (
+            [_stretched(tensor, rows, self.extent, max_len) for tensor in side] for side in (self.keys, self.values)
+        )
+        new.lengths, new.started = self.lengths[rows], self.started[rows]
+        return new
 
     def truncate(self, lengths: Tensor) -> None:
         """Forget everything from lengths[b] on in row b."""
@@ -247,3 +258,9 @@ class KVCache:
         self.started = self.started * (self.lengths > 0)
         self.extent = int(self.lengths.max())
         self.level = bool((self.lengths == self.extent).all())
+
+
+def _stretched(tensor: Tensor, rows: Tensor, extent: int, max_len: int) -> Tensor:
+    new = tensor.new_zeros(len(rows), tensor.shape[1], max_len, tensor.shape[3])
+    new[:, :, :extent] = tensor[rows.to(tensor.device), :, :extent]
+    return new
