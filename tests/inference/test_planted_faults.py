@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from internvl.inference import beams, generate, rows, sampling
+from internvl.inference import beams, generate, sampling
+from internvl.models import attention
 from internvl.models.attention import KVCache
 from internvl.models.chat import ChatModel
 from tests.inference import test_golden
@@ -44,7 +45,7 @@ def forgets_a_token_when_copying(patch: pytest.MonkeyPatch) -> None:
         new[:, :, : extent - 1] = tensor[chosen, :, : extent - 1]
         return new
 
-    patch.setattr(rows, "_stretched", stretched)
+    patch.setattr(attention, "_stretched", stretched)
 
 
 FAULTS: list[Plant] = [
