@@ -141,7 +141,7 @@ def test_exact_frames_of_every_container(container, codec):
     clip = open_clip(film(container, codec), every(7))
     assert clip.length == 30
     assert clip.indices == (0, 7, 14, 21, 28)
-    assert [level(frame) for frame in clip.frames] == pytest.approx([0, 56, 112, 168, 224], abs=18)  # gif: 3 bits
+    assert [level(frame) for frame in clip.frames] == pytest.approx([0, 56, 112, 168, 224], abs=24)  # gif: 3 bits
     assert clip.times == pytest.approx([i / 25 for i in clip.indices], abs=0.011)  # gif: hundredths
     assert all(frame.mode == "RGB" and frame.size == (64, 48) for frame in clip.frames)
 

@@ -162,7 +162,7 @@ def _opened(stream: BinaryIO, name: str, limits: Limits) -> Generator[tuple[Inpu
     """The container and its first video stream, both of an allowed kind. No address inside a file is ever followed."""
     stream.seek(0)
     try:
-        container = av.open(stream, mode="r", options={"format_whitelist": ",".join(limits.containers)})
+        container = av.open(stream, mode="r", container_options={"format_whitelist": ",".join(limits.containers)})
     except av.error.FFmpegError as error:
         kinds = ", ".join(limits.containers)
         raise MediaUnreadable(f"{name}: this is no video of a known container ({kinds}), or it is damaged") from error
