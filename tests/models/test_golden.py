@@ -65,8 +65,9 @@ def test_image_features(case):
         assert difference(states[-1], expected["vit.last_hidden_state"]) < FEATURES
         assert difference(states[-1][:, 0], expected["vit.pooler_output"]) < FEATURES
         assert difference(model.image_features(expected["pixel_values"]), expected["extract_feature"]) < FEATURES
-        interpolated = model.image_features(expected["interp.pixel_values"])
-        assert difference(interpolated, expected["interp.extract_feature"]) < FEATURES
+        if "interp.pixel_values" in expected:  # left out of what is committed, for its size
+            interpolated = model.image_features(expected["interp.pixel_values"])
+            assert difference(interpolated, expected["interp.extract_feature"]) < FEATURES
 
 
 def test_pixel_shuffle(case):
