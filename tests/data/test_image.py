@@ -91,6 +91,34 @@ def close(found, expected):
     assert np.abs(found.numpy() - np.array(expected)).max() <= 1e-6
 
 
+FAULTS = {
+    "ties ignore the size": (
+        "choose_grid",
+        lambda *size, tile_size, **limits: choose_grid(*size, tile_size=1, **limits),
+    ),
+    "the width always first": ("_width_first", lambda source, target: True),
+    "another filter": ("BICUBIC", Image.Resampling.BILINEAR),
+}
+CANDIDATES = image.candidate_grids
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_caught(fault, monkeypatch):
+    name, planted = FAULTS[fault]
+    monkeypatch.setattr(image, name, planted)
+    with pytest.raises(AssertionError):
+        test_tiles_and_their_normalised_form()
+
+
+def test_planted_faults_in_the_grid_are_caught(monkeypatch):
+    def by_columns(low, high):
+        return tuple(sorted(CANDIDATES(low, high), key=lambda grid: (grid[0] * grid[1], grid)))
+
+    monkeypatch.setattr(image, "candidate_grids", by_columns)
+    with pytest.raises(AssertionError):
+        test_grids_are_the_published_ones()
+
+
 # ---- the grid ------------------------------------------------------------------------------------------------------
 
 

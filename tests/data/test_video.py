@@ -95,6 +95,13 @@ def test_training_frames_are_the_published_ones():
         assert found == row["indices"], row
 
 
+@pytest.mark.parametrize("name", ["round", "int"])
+def test_planted_faults_are_caught(name, monkeypatch):
+    monkeypatch.setattr(video, name, lambda number: -int(-number // 1), raising=False)  # rounded up instead
+    with pytest.raises(AssertionError):
+        test_evaluation_frames_are_the_published_ones()
+
+
 @given(frames=st.integers(1, 5000), fps=st.floats(0.5, 120), count=st.integers(1, 64))
 def test_frames_ascend_inside_the_video(frames, fps, count):
     indices = frame_indices(frames, fps, count)
