@@ -70,13 +70,15 @@ class Checkpoint:
         return self.origin.config
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Our tensors one after the other. Each is a view of the file: copy it before asking for the next."""
+        """Our tensors one after the other, as views of the file: copy each before asking for the next."""
         for step in self.steps:
-            read = step.rule.read([self.handles[name].read() for name in step.theirs])
-            yield from zip(step.ours, read, strict=True)
-            del read
-            for weights in self.weights:
-                weights.release()
+            yield from zip(step.ours, step.rule.read([self.handles[name].read() for name in step.theirs]), strict=True)
+            self.release()
+
+    def release(self) -> None:
+        """Give back the memory of what was read; views stay good, and are read again where they are used again."""
+        for weights in self.weights:
+            weights.release()
 
     def ours(self) -> dict[str, Handle]:
         """Our tensors, to be read one by one."""
@@ -90,10 +92,8 @@ class Checkpoint:
 
     def _reader(self, step: Step, place: int) -> Callable[[], Tensor]:
         def read() -> Tensor:
-            tensor = step.rule.read([self.handles[name].read() for name in step.theirs])[place].clone()
-            for weights in self.weights:
-                weights.release()
-            return tensor
+            self.release()  # of the tensor before this one
+            return step.rule.read([self.handles[name].read() for name in step.theirs])[place]
 
         return read
 

@@ -273,8 +273,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Handle], metadata: Mappi
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for handle in tensors.values():
-            tensor = _plain(handle)
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            file.write(_plain(handle).reshape(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -29,7 +29,7 @@ def resolve(source: str | Path | None = None, *, revision: str | None = None, to
             raise CheckpointError(f"no embedded model in this installation ({NANO}); name one: internvl zoo lists them")
         return NANO
     path = Path(source).expanduser()
-    if path.exists():
+    if str(source) and path.exists():
         return path
     name, file = str(source), None
     try:

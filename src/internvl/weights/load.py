@@ -12,7 +12,7 @@ from torch import nn
 
 from internvl.data.encode import Encoder, EncoderConfig
 from internvl.data.tokenizer import Tokenizer
-from internvl.errors import CheckpointError, UsageError, find
+from internvl.errors import UsageError, find
 from internvl.models.config import ChatConfig, PairConfig
 from internvl.weights import adapters, placement
 from internvl.weights.checkpoint import Checkpoint, Model, describe, empty_model, open_checkpoint
@@ -32,6 +32,9 @@ DTYPES = {
     "float16": torch.float16, "fp16": torch.float16, "float64": torch.float64,
 }
 # fmt: on
+
+
+PIECE_BYTES = 32 << 20
 
 
 def load(
@@ -61,12 +64,7 @@ def load(
     where = _place(model, devices, kind, explicit=device is not None)
     for name, tensor in checkpoint.tensors():
         wanted = kind if tensor.is_floating_point() else tensor.dtype
-        contiguous = torch.contiguous_format
-        _assign(model, name, tensor.to(where.device_of(name), wanted, copy=True, memory_format=contiguous))
-    if left := [name for name, tensor in model.state_dict().items() if tensor.is_meta]:
-        raise CheckpointError(
-            f"{origin.source}: {len(left)} tensors of the model were not filled, {left[0]} among them"
-        )
+        _assign(model, name, _copied(tensor, where.device_of(name), wanted, checkpoint))
     if len(set(where.where.values())) > 1:
         placement.install(model, where)
     if merge_adapters:
@@ -203,6 +201,18 @@ def _place(
     if not explicit and sum(p.numel() for p in model.parameters()) * dtype.itemsize <= room[devices[0]]:
         return placement.Placement(devices[:1], {})
     return placement.plan(model, room, itemsize=dtype.itemsize)
+
+
+def _copied(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype, checkpoint: Checkpoint) -> torch.Tensor:
+    """A tensor of a file, in memory of its own; a large one piece by piece, so that it is never here twice."""
+    copied = torch.empty(tensor.shape, dtype=dtype, device=device)
+    rows = max(1, PIECE_BYTES * max(len(tensor), 1) // max(tensor.nbytes, 1)) if tensor.ndim else 1
+    if tensor.ndim == 0 or rows >= len(tensor):
+        return copied.copy_(tensor)
+    for start in range(0, len(tensor), rows):
+        copied[start : start + rows].copy_(tensor[start : start + rows])
+        checkpoint.release()
+    return copied
 
 
 def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -63,6 +63,11 @@ def read_encoding(layout: str, raw: Raw, files: Files, config: ModelConfig) -> E
             return _read_hf_encoding(raw, files, config)
 
 
+def tells_prompts(layout: str, raw: Raw, files: Files) -> bool:
+    """Whether a checkpoint says anything about its prompts; bare weights do not."""
+    return "template" in raw or layout == "llava" or ENCODING_KEY in raw or (layout == "hf" and SETTINGS in files)
+
+
 def _encoding(raw: Raw, config: ChatConfig, normalisation: str = "imagenet") -> EncoderConfig:
     """From the keys of the original config class, with its defaults."""
     template = raw.get("template")

@@ -115,8 +115,8 @@ def _translate(content: Content, layout: Layout) -> tuple[dict[str, Any], dict[s
     encoding = content.encoding
     if origin is not None:
         raw = _with_token_ids(raw, origin.raw)
-    if origin is not None and encoding is None:
-        encoding = sidecars.read_encoding(origin.format, origin.raw, origin.files, config)
+        if encoding is None and sidecars.tells_prompts(origin.format, origin.raw, files):
+            encoding = sidecars.read_encoding(origin.format, origin.raw, files, config)
     if encoding is None:
         return raw, sidecars.neutral(files)
     note = sidecars.write_encoding(encoding)

@@ -1,0 +1,163 @@
+"""Names to folders, and downloads that are pretended: no test reaches the network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from internvl.errors import CheckpointError, NoSuchName
+from internvl.weights import hub
+from internvl.weights.hub import needed, resolve
+from tests.weights.folders import tiny
+
+REPOSITORY = [
+    ".gitattributes", "README.md", "LICENSE", "config.json", "generation_config.json", "tokenizer.model", "vocab.json",
+    "merges.txt", "chat_template.jinja", "modeling_internvl_chat.py", "conversation.py", "examples/image1.jpg",
+    "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json",
+    "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json", "training_args.bin", "runs/events.json",
+]  # fmt: skip
+
+
+class Pretended:
+    """A hub that has one repository and notes what it is asked for."""
+
+    def __init__(self, folder: Path, fails: Exception | None = None, cached: bool = True) -> None:
+        self.folder, self.fails, self.cached = folder, fails, cached
+        self.calls: list[dict[str, object]] = []
+
+    def model_info(self, repo: str, *, revision: str | None = None) -> SimpleNamespace:
+        self.calls.append({"repo": repo, "revision": revision})
+        if self.fails:
+            raise self.fails
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in REPOSITORY])
+
+    def snapshot_download(self, repo: str, **options: object) -> str:
+        self.calls.append({"repo": repo, **options})
+        if options.get("local_files_only") and not self.cached:
+            raise LocalEntryNotFoundError("nothing here")
+        return str(self.folder)
+
+
+@pytest.fixture
+def pretend(monkeypatch, tmp_path):
+    def put(fails: Exception | None = None, *, cached: bool = True) -> Pretended:
+        there = Pretended(tmp_path, fails, cached)
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda token=None: there)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", there.snapshot_download)
+        return there
+
+    return put
+
+
+def test_only_what_a_model_needs():
+    wanted = needed(REPOSITORY)
+    assert "modeling_internvl_chat.py" not in wanted
+    assert not [name for name in wanted if name.endswith((".py", ".jpg")) or name.startswith(("runs/", "."))]
+    assert {"config.json", "tokenizer.model", "chat_template.jinja", "model.safetensors.index.json"} <= set(wanted)
+    assert [name for name in wanted if name.endswith((".safetensors", ".bin"))] == REPOSITORY[12:14]
+    assert "pytorch_model.bin.index.json" not in wanted
+    assert "training_args.bin" not in wanted
+
+
+def test_pickles_where_there_is_nothing_else():
+    wanted = needed([name for name in REPOSITORY if "safetensors" not in name])
+    assert {"pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"} <= set(wanted)
+
+
+def test_a_hub_id_is_downloaded(pretend, tmp_path):
+    there = pretend()
+    assert resolve("someone/their-model", revision="abc", token="secret") == tmp_path
+    assert there.calls[0] == {"repo": "someone/their-model", "revision": "abc"}
+    assert there.calls[1]["revision"] == "abc"
+    assert there.calls[1]["token"] == "secret"
+    assert "conversation.py" not in there.calls[1]["allow_patterns"]
+
+
+def test_zoo_names_and_endings(pretend):
+    there = pretend()
+    resolve("internvl2.5-8b")
+    resolve("InternVL2_5-8B")
+    assert {call["repo"] for call in there.calls} == {"OpenGVLab/InternVL2_5-8B"}
+
+
+def test_one_file_of_a_repository(pretend, tmp_path):
+    there = pretend()
+    assert resolve("intern_vit_6b_224px") == tmp_path / "intern_vit_6b_224px.pth"
+    assert there.calls[1]["allow_patterns"] == ["intern_vit_6b_224px.pth"]
+
+
+def test_folders_come_first(pretend, tmp_path, monkeypatch):
+    there = pretend(fails=OSError("no network"))
+    (tmp_path / "InternVL2_5-8B").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("InternVL2_5-8B") == Path("InternVL2_5-8B")
+    assert there.calls == []
+
+
+def test_a_wrong_name_gets_the_nearest(pretend):
+    pretend()
+    with pytest.raises(NoSuchName, match=r"Did you mean 'internvl2\.5-8b'.*no file or folder"):
+        resolve("internvl2.5-8c")
+    for wrong in ("./missing", "a/b/c", "/nowhere/at-all", ""):
+        with pytest.raises(NoSuchName):
+            resolve(wrong)
+
+
+def test_without_a_network_the_cache_answers(pretend, tmp_path):
+    there = pretend(fails=OSError("Temporary failure in name resolution"))
+    assert resolve("someone/their-model") == tmp_path
+    assert there.calls[-1]["local_files_only"] is True
+
+
+def test_without_a_network_and_a_cache(pretend):
+    pretend(fails=OSError("Temporary failure in name resolution\nmore"), cached=False)
+    with pytest.raises(
+        CheckpointError, match=r"could not be reached \(Temporary failure in name resolution\)"
+    ) as caught:
+        resolve("someone/their-model")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (RepositoryNotFoundError, NoSuchName, "not on the Hugging Face hub, or it is private"),
+        (GatedRepoError, CheckpointError, "accept terms"),
+        (RevisionNotFoundError, NoSuchName, "no revision 'v9'"),
+    ],
+)
+def test_refusals_of_the_hub(error, kind, says, pretend):
+    refusal = error.__new__(error)  # what else they are made of depends on the release
+    refusal.args = ("many\nlines",)
+    pretend(fails=refusal, cached=False)
+    with pytest.raises(kind, match=says) as caught:
+        resolve("someone/their-model", revision="v9")
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_for_real(tmp_path):
+    """The hub's own library, told that there is no network."""
+    code = "from internvl.weights.load import load; load('someone/their-model')"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert "internvl.errors.CheckpointError: someone/their-model is not on this machine" in done.stderr
+
+
+def test_the_embedded_model(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "NANO", tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="no embedded model"):
+        resolve()
+    tiny(tmp_path / "checkpoint")
+    assert resolve() == tmp_path / "checkpoint"
