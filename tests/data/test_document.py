@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl.data.media import Limits, open_pdf
+from internvl.data.limits import Limits
+from internvl.data.media import open_pdf
 from internvl.errors import MediaError, MediaRefused, MediaUnreadable, UsageError
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from internvl.data import fetch
-from internvl.data.media import Limits, open_image, open_pdf, open_video
+from internvl.data.limits import Limits
+from internvl.data.media import open_image, open_pdf, open_video
 from internvl.errors import MediaError, MediaRefused, MediaUnreadable
 
 PUBLIC = "93.184.216.34"

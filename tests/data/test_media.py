@@ -18,7 +18,8 @@ import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
 from internvl.data import media
-from internvl.data.media import Limits, open_image
+from internvl.data.limits import Limits
+from internvl.data.media import open_image
 from internvl.errors import MediaError, MediaRefused, MediaUnreadable, MissingExtra, NoSuchName, UsageError
 
 

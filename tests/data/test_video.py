@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from internvl.data import video
-from internvl.data.media import Limits, open_clip, open_video
+from internvl.data.limits import Limits
+from internvl.data.media import open_clip, open_video
 from internvl.data.video import frame_indices, paced_indices, training_indices
 from internvl.errors import MediaRefused, MediaUnreadable, UsageError
 from tests.conftest import golden

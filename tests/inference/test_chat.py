@@ -9,7 +9,7 @@ import torch
 from PIL import Image as Pillow
 
 from internvl import Chat, Message, SamplingConfig, Text
-from internvl.data.media import Limits
+from internvl.data.limits import Limits
 from internvl.data.prompts import Image, Video
 from internvl.errors import ContextOverflow, MediaError, PlaceholderMismatch, UsageError
 from internvl.inference.answer import GrowingText

@@ -37,7 +37,7 @@ class Media:
         cls, images: Sequence[str] = (), *, video: str | None = None, pdf: str | None = None, frames: int | None = None
     ) -> Media:
         """Read files or addresses; `MediaError` says which cannot be used and why."""
-        from internvl.data.media import Limits
+        from internvl.data.limits import Limits
         from internvl.inference.attached import pages_of, photo_of, video_of
 
         limits = Limits(remote=True, schemes=("s3", "gs", "hf"))  # whoever types an address wants it fetched

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pypdfium2
 from PIL import Image
 
-from internvl.data.media import check_size
+from internvl.data.limits import Limits, check_size
 from internvl.errors import MediaRefused, MediaUnreadable, UsageError
-
-if TYPE_CHECKING:
-    from internvl.data.media import Limits
 
 PASSWORD_NEEDED = 4
 """PDFium's number for a missing or wrong password."""

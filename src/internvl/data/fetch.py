@@ -25,7 +25,7 @@ from internvl.errors import MediaRefused, MediaUnreadable
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from internvl.data.media import Limits
+    from internvl.data.limits import Limits
 
 PORTS = {"http": 80, "https": 443}
 REDIRECTS = {301, 302, 303, 307, 308}

@@ -14,7 +14,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -33,13 +32,13 @@ from PIL import (
 )
 
 from internvl.data.fetch import fetch, shorten, without_secrets
-from internvl.errors import MediaRefused, MediaUnreadable, MissingExtra, UsageError, find
+from internvl.data.limits import OPEN, Limits, check_size
+from internvl.errors import MediaRefused, MediaUnreadable, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from internvl.data.video import Clip
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
-MIB = 2**20
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)|data:", re.IGNORECASE)
 """What distinguishes an address from a path; `C:\\pictures` is a path."""
 
@@ -70,62 +69,6 @@ SIGNATURES = (  # the first bytes, what they mean, which decoder
 # fmt: on
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What may enter. The defaults suit one's own files; a server narrows them (`local=False`, smaller numbers)."""
-
-    bytes: int = 256 * MIB
-    """Of what is read into memory: pictures, documents, downloads, data: addresses."""
-    video_bytes: int = 8192 * MIB
-    """Of a video file on this machine; it is read piece by piece."""
-    pixels: int = 89_478_485
-    """Of one picture, frame or page, known before it is decoded. The default is the one at which Pillow would warn."""
-    side: int = 65_535
-    """Pixels of the longer side."""
-    frames: int = 512
-    """Taken from one video."""
-    clip_pixels: int = 1_000_000_000
-    """Of all frames taken from one video together; a pixel is held in 4 bytes."""
-    clip_seconds: float = 6 * 3600
-    """How long a video may last."""
-    pages: int = 64
-    """Taken from one document."""
-    seconds: float = 30.0
-    """For fetching one address, redirects included."""
-    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-    """Picture formats, out of these."""
-    containers: tuple[str, ...] = ("mov", "matroska", "avi", "gif", "apng", "mpegts", "mpeg", "flv", "ogg", "asf")
-    """Video containers, by FFmpeg's names: mov is also mp4, matroska is also webm."""
-    codecs: tuple[str, ...] = (
-        "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "h263", "flv1",
-        "mjpeg", "gif", "apng", "theora", "wmv1", "wmv2", "wmv3", "vc1", "prores", "png", "rawvideo", "ffv1",
-    )  # fmt: skip
-    """Video codecs, by FFmpeg's names."""
-    local: bool = True
-    """Whether files of this machine may be named."""
-    root: Path | None = None
-    """If set, files are named relative to this folder and nothing outside it is reached."""
-    remote: bool = False
-    """Whether any public http(s) host may be fetched from. Addresses that are not public are refused even then."""
-    hosts: tuple[str, ...] = ()
-    """If set, only these are fetched from: `example.org`, `example.org:8443`, `*.example.org`."""
-    private: bool = False
-    """Whether the listed hosts may be on a private network. Needs `hosts`."""
-    schemes: tuple[str, ...] = ()
-    """Schemes that go to fsspec with this process's own credentials, such as `s3`, `gs`, `hf`."""
-
-    def __post_init__(self) -> None:
-        for form in self.formats:
-            find("picture format", form, DECODERS)
-        if self.private and not self.hosts:
-            raise UsageError("Limits: private=True opens the private network, so `hosts` must say for which hosts")
-        if self.root is not None and not self.local:
-            raise UsageError("Limits: root says which files may be named, local=False that none may")
-
-
-OPEN = Limits()
-
-
 def open_image(source: Source | Image.Image, limits: Limits = OPEN) -> Image.Image:
     """One decoded picture, as stored; of several frames the first. `image.to_rgb` makes it upright and RGB.
 
@@ -154,16 +97,6 @@ def _decode(picture: Image.Image, name: str, limits: Limits) -> Image.Image:
         kind = f"{picture.format} " if picture.format else ""
         raise MediaUnreadable(f"{name}: the {kind}picture is truncated or damaged") from error
     return picture
-
-
-def check_size(name: str, width: int, height: int, limits: Limits) -> None:
-    """Refuse a picture, frame or page by its size, before anything is decoded."""
-    if width < 1 or height < 1:
-        raise MediaUnreadable(f"{name}: {width} x {height} pixels is no picture")
-    if width * height > limits.pixels:
-        raise MediaRefused(f"{name}: {width} x {height} pixels, at most {limits.pixels} are decoded (Limits.pixels)")
-    if max(width, height) > limits.side:
-        raise MediaRefused(f"{name}: {width} x {height} pixels, the longer side may have {limits.side} (Limits.side)")
 
 
 def _opener(data: bytes, name: str, limits: Limits) -> Callable[[BinaryIO, None], Image.Image]:

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from internvl.data.image import to_rgb
-from internvl.data.media import check_size
+from internvl.data.limits import Limits, check_size
 from internvl.errors import MediaRefused, MediaUnreadable, UsageError
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
-
-    from internvl.data.media import Limits
 
     Opened = Callable[[], AbstractContextManager[tuple[InputContainer, VideoStream]]]
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from PIL.Image import Image as Photo
 
-from internvl.data.media import OPEN, Limits, Source, open_image, open_pdf, open_video
+from internvl.data.limits import OPEN, Limits
+from internvl.data.media import Source, open_image, open_pdf, open_video
 from internvl.data.prompts import Image, Message, Part, Text, Video
 from internvl.errors import UsageError
 

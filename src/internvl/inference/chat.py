@@ -17,7 +17,8 @@ import torch
 from PIL.Image import Image as Photo
 
 from internvl.data.encode import Encoder
-from internvl.data.media import OPEN, Limits, Source
+from internvl.data.limits import OPEN, Limits
+from internvl.data.media import Source
 from internvl.data.prompts import Message, Text, Video
 from internvl.errors import ContextOverflow, UsageError
 from internvl.inference.answer import Answer, GrowingText
