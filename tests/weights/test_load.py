@@ -456,3 +456,92 @@ def test_a_damaged_tensor_count_in_shards(tmp_path):
     held[name] = held[name][:1].contiguous()
     save_file(held, file, metadata={"format": "pt"})
     assert name in refusal(ShapeMismatch, tmp_path / "bad")
+
+
+# --- forms of other sizes than the golden ones ------------------------------------------------------------------------
+
+
+def internlm2_by_hand(state: dict[str, torch.Tensor], heads: int, kv: int, *, bias: bool) -> dict[str, torch.Tensor]:
+    """Our tensors as InternLM2 stores them, head by head, without the package's own tables."""
+    theirs: dict[str, torch.Tensor] = {}
+    names = {"o_proj": "attention.wo", "gate_proj": "feed_forward.w1", "up_proj": "feed_forward.w3",
+             "down_proj": "feed_forward.w2", "input_layernorm": "attention_norm",
+             "post_attention_layernorm": "ffn_norm"}  # fmt: skip
+    for name, tensor in state.items():
+        parts = name.split(".")
+        module, leaf = parts[-2], parts[-1]
+        stem = ".".join(parts[:4])
+        if not name.startswith("language_model.") or name == "language_model.model.norm.weight":
+            theirs[name] = tensor
+        elif name == "language_model.model.embed_tokens.weight":
+            theirs["language_model.model.tok_embeddings.weight"] = tensor
+        elif name == "language_model.lm_head.weight":
+            theirs["language_model.output.weight"] = tensor
+        elif module == "q_proj":
+            q, k, v = (state[name.replace("q_proj", f"{part}_proj")] for part in "qkv")
+            size, rows = len(q) // heads, []
+            for head in range(kv):
+                for query in range(head * heads // kv, (head + 1) * heads // kv):
+                    rows.append(q[query * size : (query + 1) * size])
+                rows += [k[head * size : (head + 1) * size], v[head * size : (head + 1) * size]]
+            theirs[f"{stem}.attention.wqkv.{leaf}"] = torch.cat(rows)
+        elif module in names:
+            theirs[f"{stem}.{names[module]}.{leaf}"] = tensor
+    assert bias == any(name.endswith("wqkv.bias") for name in theirs)
+    return theirs
+
+
+@pytest.mark.parametrize(("heads", "kv", "bias"), [(4, 4, False), (4, 1, True), (6, 2, False), (6, 3, True)])
+def test_internlm2_of_other_sizes(heads, kv, bias, tmp_path):
+    text = replace(TEXTS["internlm2"], dim=48, heads=heads, kv_heads=kv, head_dim=8, qkv_bias=bias, out_bias=bias)
+    text = replace(text, dim=8 * heads)
+    model = tiny(tmp_path / "x", "internlm2", text=text)
+    theirs = internlm2_by_hand(model.state_dict(), heads, kv, bias=bias)
+    save_file(theirs, tmp_path / "x" / "model.safetensors", metadata={"format": "pt"})
+    raw = read_config(tmp_path / "x")
+    raw["llm_config"] |= {"architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2", "bias": bias}
+    (tmp_path / "x" / "config.json").write_text(json.dumps(raw))
+    again = load(tmp_path / "x", device="cpu", dtype="float32")
+    assert again.config == model.config
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    save(again, tmp_path / "y")
+    assert same_tensors(tmp_path / "y", tmp_path / "x")
+
+
+@pytest.mark.parametrize(("kv", "head"), [(1, 8), (2, 8), (4, 16)])
+def test_phi3_of_other_sizes(kv, head, tmp_path):
+    text = replace(TEXTS["llama"], kv_heads=kv, head_dim=head)
+    model = tiny(tmp_path / "x", "llama", text=text)
+    theirs = dict(model.state_dict())
+    for layer in range(text.layers):
+        stem = f"language_model.model.layers.{layer}"
+        fused = [theirs.pop(f"{stem}.self_attn.{part}_proj.weight") for part in "qkv"]
+        theirs[f"{stem}.self_attn.qkv_proj.weight"] = torch.cat(fused)
+        fused = [theirs.pop(f"{stem}.mlp.{part}_proj.weight") for part in ("gate", "up")]
+        theirs[f"{stem}.mlp.gate_up_proj.weight"] = torch.cat(fused)
+    save_file(theirs, tmp_path / "x" / "model.safetensors", metadata={"format": "pt"})
+    raw = read_config(tmp_path / "x")
+    raw["llm_config"] |= {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3"}
+    (tmp_path / "x" / "config.json").write_text(json.dumps(raw))
+    again = load(tmp_path / "x", device="cpu", dtype="float32")
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    save(again, tmp_path / "y")
+    assert same_tensors(tmp_path / "y", tmp_path / "x")
+
+
+def test_a_retrieval_fine_tune_has_the_table_of_its_larger_pictures(tmp_path):
+    """`force_image_size` 84 beside `vision_config.image_size` 56: the table in the file is that of 84."""
+
+    def change(held):
+        held["vision_model.embeddings.position_embedding"] = torch.randn(1, 37, 64)
+
+    larger = with_tensors(checkpoint("internvl-14b"), tmp_path / "larger", change)
+    refusal(ShapeMismatch, larger)
+    fine = altered(larger, tmp_path / "fine", force_image_size=84)
+    model = load(fine, device="cpu")
+    assert isinstance(model, PairModel)
+    assert model.config.tile_size == 84
+    with torch.no_grad():
+        assert model.encode_image(torch.randn(1, 3, 84, 84), mode="InternVL-G").shape == (1, 40)
+    save(model, tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(fine)

@@ -67,6 +67,14 @@ def test_a_small_card_gets_less():
     assert abs(shares[0] - shares[1]) < 0.1
 
 
+def test_the_processor_takes_what_is_left_over():
+    model, cpu = meta("internvl2.5-8b"), torch.device("cpu")
+    found = loads(model, plan(model, {GPUS[0]: 10 * GIB, cpu: placement.OVERFLOW}, itemsize=2))
+    assert 9 * GIB < found[GPUS[0]] <= 10 * GIB
+    found = loads(model, plan(model, {GPUS[0]: 40 * GIB, cpu: placement.OVERFLOW}, itemsize=2))
+    assert found[cpu] == 0
+
+
 def test_what_cannot_fit_says_what_is_needed():
     model = meta("internvl2-llama3-76b")
     with pytest.raises(UsageError, match=r"142\.\d GiB .*do not fit into 72\.0 \+ 40\.0 GiB"):

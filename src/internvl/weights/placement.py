@@ -23,6 +23,8 @@ from internvl.models.attention import KVCache, Sight
 
 ROOM = 0.9
 """Of a device's free memory, how much the weights may take: the rest is for activations and the cache."""
+OVERFLOW = 1 << 62
+"""The capacity of a device that takes what the others cannot, and nothing before they are full."""
 GIB = 1 << 30
 
 
@@ -43,9 +45,9 @@ class Placement:
 
 
 def free_memory(devices: Sequence[torch.device]) -> dict[torch.device, int]:
-    """Bytes that weights may take on each device. The CPU takes what the others do not hold."""
+    """Bytes that weights may take on each device. The CPU takes what the others cannot."""
     return {
-        device: int(torch.cuda.mem_get_info(device)[0] * ROOM) if device.type == "cuda" else 1 << 62
+        device: int(torch.cuda.mem_get_info(device)[0] * ROOM) if device.type == "cuda" else OVERFLOW
         for device in devices
     }
 
@@ -81,7 +83,8 @@ def _cut(
     waiting = list(sizes.items())
     where: dict[str, torch.device] = {}
     for place, (device, capacity) in enumerate(capacities.items()):
-        room = capacity * share - (fixed if place == 0 else 0)
+        room = (OVERFLOW if share == 1.0 else 0) if capacity == OVERFLOW else capacity * share
+        room -= fixed if place == 0 else 0
         if room < 0:
             return None
         while waiting and waiting[0][1] <= room:

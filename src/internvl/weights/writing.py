@@ -67,7 +67,8 @@ def write_checkpoint(folder: Path, content: Content, layout: Layout, options: Op
     stored = _stored(content, layout, same, raw, options.dtype)
     raw |= _ranks(stored, layout, raw)
     if not layout.pth and (same is None or options.dtype is not None):
-        raw["torch_dtype"] = str(options.dtype or _most(stored)).removeprefix("torch.")
+        kind = str(options.dtype or _most(stored)).removeprefix("torch.")
+        raw |= {key: kind for key in ("torch_dtype", "dtype") if key == "torch_dtype" or layout.name == "hf"}
     if same is None or raw != same.raw:
         files["build_arguments.json" if layout.pth else "config.json"] = sidecars.dump(raw)
     shards = _shards(stored, files, layout, same, options)
