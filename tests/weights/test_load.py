@@ -202,6 +202,20 @@ def test_a_model_changed_since_it_was_read_is_described_anew(tmp_path):
     assert load(tmp_path / "y", device="cpu").config == other.config
 
 
+@pytest.mark.parametrize("format", ["custom", "hf"])
+def test_another_encoding_is_written_over_the_old(format, tmp_path):
+    convert(checkpoint("internlm2-v2_5"), tmp_path / "x", format=format)
+    other = replace(load_encoder(tmp_path / "x").config, max_tiles=3, system_message="Be kind.", thumbnail=False)
+    save(load(tmp_path / "x", device="cpu"), tmp_path / "y", encoding=other)
+    assert load_encoder(tmp_path / "y").config == other
+    assert same_tensors(tmp_path / "x", tmp_path / "y")
+    convert(tmp_path / "y", tmp_path / "z", format="custom")
+    assert load_encoder(tmp_path / "z").config == other
+    text = " two  spaces <|im_end|>"
+    tokens = [load_tokenizer(tmp_path / name).encode(text, specials="all") for name in "xyz"]
+    assert tokens[0] == tokens[1] == tokens[2]
+
+
 def test_towers_and_pairs_without_an_origin(tmp_path):
     tower, pair = load(checkpoint("internvit-6b"), device="cpu"), load(checkpoint("internvl-14b"), device="cpu")
     plain = load(checkpoint("internvl-c-pth"), device="cpu")
@@ -545,3 +559,27 @@ def test_a_retrieval_fine_tune_has_the_table_of_its_larger_pictures(tmp_path):
         assert model.encode_image(torch.randn(1, 3, 84, 84), mode="InternVL-G").shape == (1, 40)
     save(model, tmp_path / "again")
     assert tree(tmp_path / "again") == tree(fine)
+
+
+def test_stops_are_read_from_the_checkpoint(tmp_path):
+    assert load_encoder(checkpoint("internlm2-v2_5")).stop_ids == (1004, 2, 1005)
+    assert load_encoder(checkpoint("internlm2-v2_5"), compat="original").stop_ids == (1004,)
+    shutil.copytree(checkpoint("qwen2-v2_5-bf16"), tmp_path / "x")
+    stops = tmp_path / "x" / "generation_config.json"
+    for found, expected in (
+        ('{"eos_token_id": 702}', (702, 700)),
+        ("{}", (702, 700)),
+        ('{"eos_token_id": [5]}', (702, 700, 5)),
+    ):
+        stops.unlink(missing_ok=True)
+        stops.write_text(found)
+        assert load_encoder(tmp_path / "x").stop_ids == expected
+    stops.write_text('{"eos_token_id": "</s>"}')
+    with pytest.raises(InternVLError, match="expected a token id or a list of them"):
+        load_encoder(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("device", "says"), [("gpu", "no device; expected cpu"), ("cuda:64", "there is no device")])
+def test_a_device_that_is_not_here_is_said_before_anything_is_read(device, says):
+    with pytest.raises(InternVLError, match=says):
+        load("no/such-model", device=device)

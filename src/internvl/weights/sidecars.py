@@ -63,6 +63,16 @@ def read_encoding(layout: str, raw: Raw, files: Files, config: ModelConfig) -> E
             return _read_hf_encoding(raw, files, config)
 
 
+def read_stops(files: Files) -> tuple[int, ...]:
+    """The ids that `generation_config.json` ends an answer with; none where it is not there or does not say."""
+    name = "generation_config.json"
+    stops = parse_json(files[name], name).get("eos_token_id") if name in files else None
+    listed = [] if stops is None else stops if isinstance(stops, list) else [stops]
+    if not all(isinstance(stop, int) for stop in listed):
+        raise ConfigError(f"{name}: eos_token_id is {stops!r}; expected a token id or a list of them")
+    return tuple(listed)
+
+
 def tells_prompts(layout: str, raw: Raw, files: Files) -> bool:
     """Whether a checkpoint says anything about its prompts; bare weights do not."""
     return "template" in raw or layout == "llava" or ENCODING_KEY in raw or (layout == "hf" and SETTINGS in files)
@@ -146,16 +156,13 @@ def write_encoding(encoding: EncoderConfig) -> dict[str, Any]:
     return raw if encoding.system_message is None else {**raw, "system_message": encoding.system_message}
 
 
-def custom_files(files: Files, config: ChatConfig, encoding: EncoderConfig, note: Raw) -> dict[str, bytes]:
-    """The files of the custom-code layout, from those of the transformers layout; `note` is `hf_note`'s."""
-    kept = _kept(files)
+def custom_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[str, bytes]:
+    """The files of the custom-code layout, from those of either."""
+    kept = shared(files)
     if SETTINGS in files:
         settings = parse_json(files[SETTINGS], SETTINGS)
         for key in (*NAMED_TOKENS, "extra_special_tokens", "processor_class"):
             settings.pop(key, None)
-        if "tokenizer" in note:
-            del kept["tokenizer.json"]
-            settings |= note["tokenizer"]
         settings["chat_template"] = chat_template(encoding, picture="<image>")
         kept = _without_video(kept, settings, config.text.vocab)
     mean, std = (list(values) for values in NORMALISATIONS[encoding.normalisation])
@@ -175,7 +182,7 @@ def custom_files(files: Files, config: ChatConfig, encoding: EncoderConfig, note
 
 def hf_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[str, bytes]:
     """The files of the transformers layout, from those of the custom-code layout."""
-    kept = _kept(files)
+    kept = shared(files)
     if SETTINGS in files:
         kept = _hf_tokenizer(kept, config.text.vocab)
     mean, std = (list(values) for values in NORMALISATIONS[encoding.normalisation])
@@ -208,15 +215,15 @@ def hf_files(files: Files, config: ChatConfig, encoding: EncoderConfig) -> dict[
     }
 
 
-def _kept(files: Files) -> dict[str, bytes]:
-    """What all layouts share: the tokenizer and the documents; never code."""
+def shared(files: Files) -> dict[str, bytes]:
+    """What all layouts have in common: the tokenizer and the documents; never code."""
     documents = {name for name in files if name.endswith(".md") or name.startswith(("LICENSE", "NOTICE"))}
     return {name: content for name, content in files.items() if name in TOKENIZER_FILES or name in documents}
 
 
 def neutral(files: Files) -> dict[str, bytes]:
     """The files that mean the same in every layout of a model without prompts of its own."""
-    return _kept(files) | {name: files[name] for name in ("preprocessor_config.json",) if name in files}
+    return shared(files) | {name: files[name] for name in ("preprocessor_config.json",) if name in files}
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------
@@ -252,6 +259,15 @@ def hf_note(files: Files) -> dict[str, Any]:
         return {}
     settings = parse_json(files[SETTINGS], SETTINGS)
     return {"tokenizer": {key: settings[key] for key in ("tokenizer_class", "auto_map") if key in settings}}
+
+
+def original_tokenizer(files: Files, raw: Raw) -> dict[str, bytes]:
+    """`hf_note` heeded: the second form is taken away, and the tokenizer is again of the class it was."""
+    note = (raw.get(ENCODING_KEY) or {}).get("tokenizer")
+    if note is None:
+        return dict(files)
+    settings = parse_json(files[SETTINGS], SETTINGS) | note
+    return {name: data for name, data in files.items() if name != "tokenizer.json"} | {SETTINGS: dump(settings)}
 
 
 def _with_video(files: dict[str, bytes], settings: dict[str, Any], number: int) -> dict[str, bytes]:

@@ -93,10 +93,13 @@ def _describe(content: Content, layout: Layout, same: Origin | None) -> tuple[di
     """The config, and the files beside the weights, verbatim as far as nothing in them changed."""
     if same is None:
         return _translate(content, layout)
-    raw = dict(same.raw)
-    if content.config != same.config:
-        raw |= _written(layout, content.config)
-    return raw, dict(same.files)
+    raw, files, config = dict(same.raw), dict(same.files), content.config
+    if config != same.config:
+        raw = _with_token_ids(raw | _written(layout, config), same.raw)
+    if content.encoding is not None and isinstance(config, ChatConfig):
+        raw, more = _with_encoding(raw, files, layout, config, content.encoding)
+        files |= more
+    return raw, files
 
 
 def _written(layout: Layout, config: ModelConfig) -> dict[str, Any]:
@@ -119,21 +122,35 @@ def _translate(content: Content, layout: Layout) -> tuple[dict[str, Any], dict[s
         if encoding is None and sidecars.tells_prompts(origin.format, origin.raw, files):
             encoding = sidecars.read_encoding(origin.format, origin.raw, files, config)
     if encoding is None:
-        return raw, sidecars.neutral(files)
+        return raw, sidecars.shared(files)
+    if layout.name == "custom" and origin is not None:
+        files = sidecars.original_tokenizer(files, origin.raw)
+    return _with_encoding(raw, files, layout, config, encoding)
+
+
+def _with_encoding(
+    raw: Raw, files: Mapping[str, bytes], layout: Layout, config: ChatConfig, encoding: EncoderConfig
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Say in the terms of a layout how prompts and pictures are prepared."""
     note = sidecars.write_encoding(encoding)
     if layout.name == "custom":
-        old = {} if origin is None else origin.raw.get(sidecars.ENCODING_KEY) or {}
-        return {**raw, **note}, sidecars.custom_files(files, config, encoding, old)
-    note |= sidecars.hf_note(files)
+        return {**raw, **note}, sidecars.custom_files(files, config, encoding)
+    if layout.name != "hf":
+        raise UsageError(
+            f"layout {layout.name!r} has no place for another template or other tiles; save it as 'custom'"
+        )
+    old = raw.get(sidecars.ENCODING_KEY) or {}
+    note = {**old, **note, **sidecars.hf_note(files)}
     return {**raw, sidecars.ENCODING_KEY: note}, sidecars.hf_files(files, config, encoding)
 
 
 def _with_token_ids(raw: dict[str, Any], before: Raw) -> dict[str, Any]:
-    """The ids that other engines start, stop and pad with, from the config of one layout to that of another."""
-    part, old = ("llm_config" if "llm_config" in raw else "text_config"), ("llm_config", "text_config")
-    known = next((before[name] for name in old if name in before), {})
+    """The ids that other engines start, stop and pad with, from the language config of before."""
+    parts = ("llm_config", "text_config", "qllama_config")
+    part = next((name for name in parts if name in raw), None)
+    known = next((before[name] for name in parts if name in before), {})
     ids = {name: known[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in known}
-    return {**raw, part: {**raw[part], **ids}}
+    return raw if part is None else {**raw, part: {**raw[part], **ids}}
 
 
 def _most(stored: Mapping[str, Handle]) -> torch.dtype:
