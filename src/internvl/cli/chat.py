@@ -59,7 +59,7 @@ def chat(
         raise UsageError(f"--frames {frames} says how much of a video is read; give the video: --video FILE")
 
     from internvl.cli.conversation import Conversation, Media
-    from internvl.cli.terminal import expect_device, waiting
+    from internvl.cli.terminal import waiting
 
     media = Media.open(given.images, video=video, pdf=pdf, frames=frames)  # before the model: mistakes show at once
 
@@ -75,7 +75,6 @@ def chat(
         beams=beams,
         seed=seed,
     )
-    expect_device(device)
     path = resolve(model)  # a download shows its own progress
     with waiting(f"loading {model or 'nano'}"):
         from internvl import Chat as Talk

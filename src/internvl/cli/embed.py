@@ -28,7 +28,7 @@ def embed(
 
     Prints one JSON object a line, {"source": ..., "vector": [...]}, or writes an array with --out.
     """
-    from internvl.cli.terminal import expect_device, waiting
+    from internvl.cli.terminal import waiting
     from internvl.cli.words import existing
 
     images, texts = [existing(image) for image in images or []], text or []
@@ -44,7 +44,6 @@ def embed(
     from internvl.inference.embed import Embedder
     from internvl.weights.load import resolve
 
-    expect_device(device)
     path = resolve(model)
     with waiting(f"loading {model or 'nano'}"):
         full = "InternVL-C" if mode == "C" else "InternVL-G"

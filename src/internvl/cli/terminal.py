@@ -7,8 +7,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from internvl.errors import UsageError
-
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -21,22 +19,6 @@ def complain(message: str) -> int:
     """One line to standard error; returns the exit status of a user's mistake."""
     print(f"internvl: {' '.join(message.split())}", file=sys.stderr)
     return USER_MISTAKE
-
-
-def expect_device(name: str | None) -> None:
-    """Say what is wrong with a device before anything is loaded onto it."""
-    if name is None:
-        return
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"{name!r} is no device; expected cpu, cuda, cuda:1 or mps") from None
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= counts.get(device.type, 0):
-        here = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-        raise UsageError(f"there is no device {name!r} on this machine; there is {here}")
 
 
 @contextmanager

@@ -8,7 +8,8 @@
     a message without text             a message like any other          its turn is left open
     more tokens than max_length        ContextOverflow                   cut when training, unless through a picture
     EXIF orientation, alpha            applied, blended on white         ignored, dropped
-    what ends an answer                template's tokens or eos          the template's token alone
+    what ends an answer                template's tokens, eos, and those  the template's token alone
+                                       of generation_config.json
     labels of training                 every assistant message and       re-tokenised piece by piece, and the whole
                                        its end, whatever is around it    sample dropped where that does not add up
                                                                          (`internvl.data.original`)
@@ -113,8 +114,9 @@ class Encoder:
     >>> encoder.encode([Message("user", (Image(photo), Text("What is this?")))])         # doctest: +SKIP
     """
 
-    def __init__(self, tokenizer: Tokenizer, config: EncoderConfig) -> None:
-        self.tokenizer, self.config = tokenizer, config
+    def __init__(self, tokenizer: Tokenizer, config: EncoderConfig, *, stop_ids: Sequence[int] = ()) -> None:
+        """`stop_ids`: ids that end an answer besides the template's and the tokenizer's own."""
+        self.tokenizer, self.config, self._more_stops = tokenizer, config, tuple(stop_ids)
         self.template = find("template", config.template, TEMPLATES)
         self._structure = {text: tokenizer.special(text) for text in self.template.tokens}
         self._cuts = re.compile(f"({'|'.join(map(re.escape, self.template.tokens))})")
@@ -127,11 +129,12 @@ class Encoder:
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end an answer: the template's, and the tokenizer's own end."""
+        """The ids that end an answer: the template's, the tokenizer's own end, and what the checkpoint adds."""
         ids = [self._structure[text].id for text in self.template.stops]
         if self.config.compat == "original":
             return (ids[0],)
-        return tuple(dict.fromkeys([*ids, *([self.tokenizer.eos_id] if self.tokenizer.eos_id is not None else [])]))
+        own = () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
+        return tuple(dict.fromkeys([*ids, *own, *self._more_stops]))
 
     @cached_property
     def lead_ids(self) -> tuple[int, ...]:

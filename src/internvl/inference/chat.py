@@ -30,7 +30,8 @@ from internvl.inference.seen import Features, Held, digest, keys_of
 from internvl.inference.turn import Read, Row, Stream
 from internvl.models.chat import ChatModel
 from internvl.models.config import TextConfig
-from internvl.weights.load import Device, load, load_encoder, resolve
+from internvl.weights.load import load, load_encoder, resolve
+from internvl.weights.placement import Device, devices_here
 
 Report = Callable[[int, int], None]
 Question = str | Text
@@ -88,6 +89,7 @@ class Chat:
         device and dtype None: what there is, and what it computes fast. `compat="original"` repeats what the original
         `chat()` does where that differs.
         """
+        devices_here(device)  # a wrong name is said before anything is downloaded
         path = resolve(source, revision=revision)
         encoder = load_encoder(path, compat=compat)  # first: it says at once if this is no model that converses
         model = load(path, device=device, dtype=dtype, compat=compat)

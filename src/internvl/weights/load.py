@@ -12,20 +12,20 @@ from torch import nn
 
 from internvl.data.encode import Encoder, EncoderConfig
 from internvl.data.tokenizer import Tokenizer
-from internvl.errors import UsageError, find
+from internvl.errors import find
 from internvl.models.config import ChatConfig, PairConfig
 from internvl.weights import adapters, placement
 from internvl.weights.checkpoint import Checkpoint, Model, describe, empty_model, open_checkpoint
 from internvl.weights.files import SHARD_BYTES, Handle
 from internvl.weights.formats import TABLE
 from internvl.weights.hub import resolve
-from internvl.weights.sidecars import read_encoding
+from internvl.weights.placement import Device
+from internvl.weights.sidecars import read_encoding, read_stops
 from internvl.weights.writing import Content, Options, write_checkpoint
 
 __all__ = ["convert", "load", "load_encoder", "load_tokenizer", "resolve", "save"]
 
 Compat = Literal["original"] | None
-Device = str | torch.device
 # fmt: off
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
@@ -56,10 +56,10 @@ def load(
 
     >>> model = load("OpenGVLab/InternVL2_5-8B")  # doctest: +SKIP
     """
+    devices = placement.devices_here(device)
     checkpoint = open_checkpoint(resolve(source, revision=revision, token=token))
     config, origin = _compatible(checkpoint.config, compat), checkpoint.origin
     model = empty_model(config, origin.raw, TABLE[origin.format])
-    devices = _devices(device)
     kind = _dtype(checkpoint, dtype, devices[0])
     where = _place(model, devices, kind, explicit=device is not None)
     for name, tensor in checkpoint.tensors():
@@ -83,7 +83,7 @@ def load_encoder(
     path = resolve(source, revision=revision, token=token)
     seen, layout, config, _ = describe(path)
     encoding = read_encoding(layout.name, seen.config, seen.files, config)
-    return Encoder(Tokenizer.from_folder(path), replace(encoding, compat=compat))
+    return Encoder(Tokenizer.from_folder(path), replace(encoding, compat=compat), stop_ids=read_stops(seen.files))
 
 
 def load_tokenizer(source: str | Path | None = None, *, revision: str | None = None) -> Tokenizer:
@@ -164,18 +164,6 @@ def _compatible(config: Any, compat: Compat) -> Any:
 
 def _named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return find("dtype", dtype.removeprefix("torch."), DTYPES) if isinstance(dtype, str) else dtype
-
-
-def _devices(device: Device | Sequence[Device] | None) -> tuple[torch.device, ...]:
-    if isinstance(device, str | torch.device):
-        return (torch.device(device),)
-    if device is not None:
-        if not device:
-            raise UsageError("device is an empty sequence; name at least one")
-        return tuple(torch.device(each) for each in device)
-    if torch.cuda.is_available():
-        return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
-    return (torch.device("mps" if torch.backends.mps.is_available() else "cpu"),)
 
 
 def _dtype(checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

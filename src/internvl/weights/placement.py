@@ -21,11 +21,39 @@ from torch import Tensor, nn
 from internvl.errors import UsageError
 from internvl.models.attention import KVCache, Sight
 
+Device = str | torch.device
+
 ROOM = 0.9
 """Of a device's free memory, how much the weights may take: the rest is for activations and the cache."""
 OVERFLOW = 1 << 62
 """The capacity of a device that takes what the others cannot, and nothing before they are full."""
 GIB = 1 << 30
+
+
+def devices_here(device: Device | Sequence[Device] | None = None) -> tuple[torch.device, ...]:
+    """The devices that are meant; None: all GPUs, or else the one device there is. One that is not here is an error."""
+    if isinstance(device, str | torch.device):
+        return (_device(device),)
+    if device is not None:
+        if not device:
+            raise UsageError("device is an empty sequence; name at least one")
+        return tuple(_device(each) for each in device)
+    if torch.cuda.is_available():
+        return tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
+    return (torch.device("mps" if torch.backends.mps.is_available() else "cpu"),)
+
+
+def _device(name: Device) -> torch.device:
+    """A device of this machine, or a `UsageError` that says which there are."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"{name!r} is no device; expected cpu, cuda, cuda:1 or mps") from None
+    counts = {"cpu": 1, "meta": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= counts.get(device.type, 0):
+        here = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count and kind != "meta")
+        raise UsageError(f"there is no device {str(device)!r} on this machine; there is {here}")
+    return device
 
 
 @dataclass(frozen=True)
