@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from internvl import errors, zoo
-from internvl.data import media
+from internvl.data.limits import Limits
 
 DOCS = Path(__file__).parent
 
@@ -56,14 +56,13 @@ def table(kind: str) -> str:
 
 def limits_table() -> str:
     """The fields of `Limits` with their defaults and the sentence that stands under each."""
-    [limits] = [
-        n for n in ast.parse(inspect.getsource(media)).body if isinstance(n, ast.ClassDef) and n.name == "Limits"
-    ]
+    [limits] = ast.parse(inspect.getsource(Limits)).body
+    assert isinstance(limits, ast.ClassDef)
     lines = ["| `Limits(…)` | default | |", "|---|---|---|"]
     for field, comment in itertools.pairwise(limits.body):
         if isinstance(field, ast.AnnAssign) and isinstance(comment, ast.Expr) and isinstance(field.target, ast.Name):
             name = field.target.id
-            value = getattr(media.OPEN, name)
+            value = getattr(Limits(), name)
             shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{value}"
             shown = ", ".join(value) or "none" if isinstance(value, tuple) else shown
             lines.append(f"| `{name}` | {shown} | {' '.join(ast.literal_eval(comment.value).split())} |")
