@@ -147,6 +147,10 @@ def test_the_first_code_base_looked_at_the_first_turn_only():
     second = conversation("Hi", "x", "<image>\nWhat?", "y", image="a")
     assert slots(second, 1, compat="original") == [[0], [], [], []]
     assert slots(conversation("<image> <image>", "x", image="a"), 1, compat="original") == [[0], []]
+    listed = conversation("Hi", "x", "<image>\nWhat?", "y", image=["a"])
+    assert slots(listed, 1, compat="original") == slots(listed, 1) == [[], [], [0], []]
+    with pytest.raises(DataError, match=r"0 <image> placeholder\(s\) but 1"):
+        slots(conversation("What?", "x", image=["a"]), 1, compat="original")
     with pytest.raises(DataError, match=r"0 <image> placeholder\(s\) but 2"):
         slots(conversation("What?", "x", image=["a", "b"]), 2, compat="original")
 

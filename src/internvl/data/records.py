@@ -10,8 +10,9 @@ In what a human says `<image>` and `<video>` are placeholders: one for each pict
 first. Elsewhere they are text. Regions are written in the text, see `internvl.data.boxes`. Other keys are left alone,
 but one that looks like a known key misspelt is an error.
 
-`messages(..., compat="original")` places pictures as the first code base did: a single picture or video goes before the
-first turn unless that turn has a placeholder, even if a later one has; placeholders left over stay text.
+`messages(..., compat="original")` places pictures as the first code base did: a picture that is not in a list, or a
+video, goes before the first turn unless that turn has a placeholder, even if a later one has; placeholders left over
+stay text.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Conversation:
     images: tuple[str, ...] = ()
     video: str | None = None
     clip: tuple[float, float] | None = None
+    listed: bool = False
+    """Whether the images stand in a list, even of one: the first code base added a placeholder only without one."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,11 @@ KINDS: Mapping[str, tuple[Collection[str], _Build]] = {
 # ---- fields ----------------------------------------------------------------------------------------------------------
 
 
-def _media(record: Mapping[str, Any], name: str) -> tuple[tuple[str, ...], str | None, tuple[float, float] | None]:
-    """Images, video and clip; an empty `image` or `video` is none."""
+_Media = tuple[tuple[str, ...], str | None, tuple[float, float] | None, bool]
+
+
+def _media(record: Mapping[str, Any], name: str) -> _Media:
+    """Images, video, clip, and whether the images stand in a list; an empty `image` or `video` is none."""
     image, video, clip = (record.get(key) or None for key in ("image", "video", "clip"))
     if image is not None and video is not None:
         raise DataError(f"{name} has both `image` and `video`; expected one of them")
@@ -148,7 +154,8 @@ def _media(record: Mapping[str, Any], name: str) -> tuple[tuple[str, ...], str |
     images = tuple(_path(path, "image", name) for path in listed)
     if clip is not None and (video is None or not _is_clip(clip)):
         raise DataError(f"{name}: `clip` is {_brief(clip)}; expected [start, end] in seconds of a `video`, start < end")
-    return images, None if video is None else _path(video, "video", name), None if clip is None else (clip[0], clip[1])
+    file = None if video is None else _path(video, "video", name)
+    return images, file, None if clip is None else (clip[0], clip[1]), isinstance(image, list)
 
 
 def _is_clip(clip: Any) -> bool:
@@ -240,5 +247,5 @@ def _opened(
 def _as_first_published(record: Conversation) -> list[tuple[Role, str]]:
     """The turns with the placeholder that the first code base adds to the first of them, whoever speaks."""
     (role, value), *rest = record.turns
-    single = VIDEO if record.video is not None else IMAGE if len(record.images) == 1 else None
+    single = VIDEO if record.video is not None else IMAGE if record.images and not record.listed else None
     return [(role, f"{single}\n{value}" if single and single not in value else value), *rest]
