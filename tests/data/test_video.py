@@ -103,6 +103,22 @@ def test_planted_faults_are_caught(name, monkeypatch):
         test_evaluation_frames_are_the_published_ones()
 
 
+def test_a_part_that_begins_within_the_last_half_frame():
+    assert frame_indices(1, 10.0, 2, (0.067, 0.108)) == [0, 0]
+    assert frame_indices(22, 59.94, 1, (0.36589, 0.36589)) == [21]
+    assert frame_indices(7, 40.953, 4, (0.15999, 0.2)) == [6, 6, 6, 5]  # as published, though it does not ascend
+
+
+@given(start=st.floats(0, 1, exclude_max=True), frames=st.integers(1, 500), fps=st.floats(0.5, 120),
+       count=st.integers(1, 64), more=st.floats(0, 9))  # fmt: skip
+def test_a_part_that_begins_inside_the_video_is_answered(start, frames, fps, count, more):
+    at = start * frames / fps
+    if at * fps < frames:
+        indices = frame_indices(frames, fps, count, (at, at + more))
+        assert len(indices) == count
+        assert 0 <= min(indices) <= max(indices) < frames
+
+
 @given(frames=st.integers(1, 5000), fps=st.floats(0.5, 120), count=st.integers(1, 64))
 def test_frames_ascend_inside_the_video(frames, fps, count):
     indices = frame_indices(frames, fps, count)
@@ -132,6 +148,8 @@ def test_training_frames_ascend_inside_the_video(frames, count, how, seed):
     [
         ((100, 25.0, 4, (3.0, 2.0)), "ends before it starts"),
         ((100, 25.0, 4, (9.0, 12.0)), "the video lasts 4.0 s"),
+        ((100, 25.0, 4, (4.0, 5.0)), "the video lasts 4.0 s"),
+        ((100, 25.0, 4, (-3.0, -2.0)), "the video lasts 4.0 s"),
         ((100, 25.0, 0), "at least one"),
         ((0, 25.0, 4), "at least one"),
     ],

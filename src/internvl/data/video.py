@@ -60,7 +60,8 @@ class Clip:
 def frame_indices(frames: int, fps: float, count: int, bound: tuple[float, float] | None = None) -> list[int]:
     """The middles of `count` equal parts of a video, or of its part between two times in seconds. Evaluation and chat.
 
-    A video of fewer frames repeats some. The rule of the published evaluation code, roundings included.
+    A video of fewer frames repeats some. The rule of the published evaluation code, roundings included: a part that
+    begins within the last half frame may end one frame earlier.
 
     >>> frame_indices(100, 25.0, 8)
     [6, 18, 31, 43, 56, 68, 80, 93]
@@ -71,7 +72,7 @@ def frame_indices(frames: int, fps: float, count: int, bound: tuple[float, float
     if end < start:
         raise UsageError(f"the part of a video from {start:g} s to {end:g} s: it ends before it starts")
     first, last = max(0, round(start * fps)), min(round(end * fps), frames - 1)
-    if first > last:
+    if last < 0 or start * fps >= frames:
         raise UsageError(f"the part of a video from {start:g} s to {end:g} s: the video lasts {frames / fps:.1f} s")
     part = (last - first) / count
     return [int(first + part / 2 + round(part * k)) for k in range(count)]
