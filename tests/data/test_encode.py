@@ -416,6 +416,18 @@ def test_one_bos_is_enough():
     assert (ours.input_ids.count(tok.bos_id), theirs.input_ids.count(tok.bos_id)) == (1, 3)
 
 
+def test_the_original_never_learns_an_end_of_text_of_phi3():
+    messages = talk(["Write it.", "It is <|endoftext|> so."])
+    encoder = make("phi3-chat", "phi3-sp", compat="original")
+    length = len(encoder.encode(messages, generate=False).input_ids) - 2  # a sample that is cut is not dropped
+    encoded = encoder.encode(messages, generate=False, max_length=length)
+    ids, end = encoded.input_ids, tokenizer("phi3-sp").id_of("<|endoftext|>")
+    assert end not in encoded.targets
+    [[_, stop], [after, last]] = spans(encoded.targets)
+    assert [stop, last] == [ids.index(end), len(ids)]
+    assert after == stop + 1
+
+
 def test_a_pad_token_in_a_text_does_not_silence_the_sample():
     messages = talk(["What is <|endoftext|>?", "A token."])
     assert learnt_text("Hermes-2", "qwen2-bbpe", messages) == ["A token.<|im_end|>"]

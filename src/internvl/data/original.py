@@ -50,7 +50,8 @@ class Script:
         real = sum(i != self.tokenizer.pad_id for i in ids)
         if accounted != real and (max_length is None or accounted < max_length):
             spans = []
-        return ids, [any(start <= place < stop for start, stop in spans) for place in range(len(ids))]
+        never = self.tokenizer.id_of(self.template.masks.never) if self.template.masks.never else None
+        return ids, [i != never and any(start <= at < stop for start, stop in spans) for at, i in enumerate(ids)]
 
     def _message_by_message(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
         ids: list[int] = []

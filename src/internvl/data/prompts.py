@@ -234,11 +234,13 @@ class Masks:
     """How the first code base found the labels of training; `internvl.data.original` follows it where asked to.
 
     `by`: each message on its own; re-tokenising each exchange, or the text around each answer; or it could not.
-    `added`: how many tokens it took for granted that the tokenizer puts before any text.
+    `added`: how many tokens it took for granted that the tokenizer puts before any text. `never`: a token that is not
+    learnt wherever an answer spells it.
     """
 
     by: Literal["message", "exchange", "answer", "nothing"]
     added: int = 0
+    never: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +349,7 @@ TEMPLATES: Mapping[str, Template] = {
     "internlm2-chat": replace(_HERMES, masks=Masks("answer", added=1)),
     "phi3-chat": Template(
         system_message=SHUSHENG, tokens=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
-        masks=Masks("exchange", added=2),
+        masks=Masks("exchange", added=2, never="<|endoftext|>"),
         system=Form("<|system|>\n", "<|end|>"),
         user=Form("<|user|>\n", "<|end|>"),
         assistant=Form("<|assistant|>\n", "<|end|>"),
