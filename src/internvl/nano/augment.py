@@ -37,9 +37,9 @@ def photo(rng: random.Random, picture: Image.Image) -> Image.Image:
 def icon(rng: random.Random, picture: Image.Image, *, mirror: bool, colours: float = 0.5) -> Image.Image:
     """An icon in another hand: moved, bent, outlined, flat or gray, its colours off by up to `colours`.
 
-    Every other time it is only moved a little: an hour is short, and what is always disguised is learnt late.
+    Sometimes it is only moved a little: an hour is short, and what is always disguised is learnt late.
     """
-    gentle = rng.random() < 0.5
+    gentle = rng.random() < 0.3
     ground = WHITE if gentle or rng.random() < 0.75 else _ground(rng, (235, 200, 150))
     picture = _warp(rng, picture, turn=6 if gentle else 12 if rng.random() < 0.8 else 30)
     if mirror and rng.random() < 0.3:
@@ -64,20 +64,23 @@ def icon(rng: random.Random, picture: Image.Image, *, mirror: bool, colours: flo
 def flag(rng: random.Random, picture: Image.Image) -> Image.Image:
     """A flat flag as others draw it: another aspect, waving, shaded, rounded, with a border, on a ground."""
     natural = picture.width / picture.height
-    aspect = natural if rng.random() < 0.5 else rng.choice((1.5, 1.33, 1.6, 1.2, 1.0, 2.0))
+    round_one = rng.random() < 0.2
+    if round_one:
+        aspect = rng.choice((1.0, 1.2, 1.4))
+    else:
+        aspect = natural if rng.random() < 0.5 else rng.choice((1.5, 1.33, 1.6, 1.2, 1.0, 2.0))
     width = rng.choice((96, 128, 176))
     size = (width, max(24, round(width / aspect)))
     picture = picture.resize(size, Image.Resampling.BILINEAR)
     ground = WHITE if rng.random() < 0.6 else _ground(rng)
     mask = Image.new("L", size, 255)
-    shape = rng.random()
-    if shape < 0.3:
-        mask = Image.new("L", size, 0)
-        ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), rng.uniform(0.04, 0.3) * size[1], 255)
-    elif shape < 0.36:
+    if round_one:
         mask = Image.new("L", size, 0)
         side, x, y = min(size), (size[0] - min(size)) / 2, (size[1] - min(size)) / 2
         ImageDraw.Draw(mask).ellipse((x, y, x + side, y + side), 255)
+    elif rng.random() < 0.4:
+        mask = Image.new("L", size, 0)
+        ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), rng.uniform(0.04, 0.3) * size[1], 255)
     if rng.random() < 0.35:
         edge = rng.choice(((0, 0, 0), (60, 60, 60), (200, 200, 200), (120, 120, 120)))
         ImageDraw.Draw(picture).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=edge, width=rng.randint(1, 4))

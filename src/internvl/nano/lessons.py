@@ -26,7 +26,7 @@ from internvl.nano.corpus import Corpus, Item, ask
 from internvl.nano.fonts import PLAIN
 from internvl.nano.world import MAX_SHAPES, Sample, Style, count_name, draw_line, draw_scene, echo, talk
 
-MIXTURE = {"photo": 0.24, "icon": 0.26, "flag": 0.12, "count": 0.15, "read": 0.17, "receipt": 0.01, "echo": 0.05,
+MIXTURE = {"photo": 0.21, "icon": 0.25, "flag": 0.1, "count": 0.13, "read": 0.25, "receipt": 0.01, "echo": 0.04,
            "talk": 0.01}  # fmt: skip
 BATCH = 32
 LONG_LINES_AFTER = 5000
@@ -89,7 +89,7 @@ class Stream(IterableDataset[list[Batch]]):
     def sample(self, rng: random.Random, task: str, number: int) -> Sample:
         if task == "count":
             return draw_scene(rng)
-        longest = 3 + round(9 * min(1.0, number / LONG_LINES_AFTER))
+        longest = rng.randint(2, 3 + round(9 * min(1.0, number / LONG_LINES_AFTER)))
         if task == "echo":
             return echo(rng, self.corpus.words, longest)
         if task == "read":
