@@ -212,6 +212,8 @@ def test_plain_internvl_c():
         assert difference(per_text, expected["logits_per_text"]) < FEATURES
     with pytest.raises(internvl.InternVLError, match="plain InternVL-C"):
         model(pixels, ids, mode="InternVL-G")
+    with pytest.raises(internvl.InternVLError, match="no mode is called 'G'"):
+        model(pixels, ids, mode="G")
 
 
 def logits_are_caught(name: str) -> bool:

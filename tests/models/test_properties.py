@@ -265,6 +265,8 @@ def test_a_row_is_read_in_one_way_only():
     cache = KVCache(model.config.text, 1, 4)
     with pytest.raises(UsageError, match="the cache holds 4 tokens"):
         model(random_ids(1, 5), cache=cache)
+    with pytest.raises(UsageError, match="padded on the right"):
+        model(random_ids(1, 3), cache=cache, attention_mask=torch.tensor([[False, True, True]]))
 
 
 def test_length_dependent_rope_does_not_depend_on_neighbours():

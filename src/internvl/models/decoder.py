@@ -86,6 +86,8 @@ def read_rows(
     b, t = x.shape[:2]
     taken = None if attention_mask is None else attention_mask.sum(1)
     if cache is not None:
+        if attention_mask is not None and bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
+            raise UsageError("with a cache, rows are padded on the right; attention_mask has padding before a token")
         started_empty = cache.extent == 0
         places = cache.begin(t, taken)
         # Right padding at the start needs no mask: a real token never looks to its right.

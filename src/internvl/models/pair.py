@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from internvl.errors import UsageError
+from internvl.errors import UsageError, find
 from internvl.models.attention import KVCache, Sight
 from internvl.models.config import PairConfig
 from internvl.models.heads import AttentionPool
@@ -26,6 +26,7 @@ from internvl.models.qllama import QLlama
 from internvl.models.vit import VisionTransformer
 
 Mode = Literal["InternVL-C", "InternVL-G"]
+MODES = dict.fromkeys(("InternVL-C", "InternVL-G"))
 PAD = 0
 """Text is padded with this id, on the right; `ids > 0` is the mask."""
 
@@ -61,6 +62,7 @@ class PairModel(nn.Module):
 
     def encode_image(self, pixel_values: Tensor, *, mode: Mode = "InternVL-C") -> Tensor:
         """(B, 3, S, S) -> (B, embed_dim), not normalised. Mode G is the sum of two unit vectors."""
+        find("mode", mode, MODES)
         states = self.vision_model(pixel_values)
         contrastive = self.clip_projector(states)
         if mode == "InternVL-C":
