@@ -26,7 +26,7 @@ from internvl.models.qllama import QLlama
 from internvl.models.vit import VisionTransformer
 
 Mode = Literal["InternVL-C", "InternVL-G"]
-MODES = dict.fromkeys(("InternVL-C", "InternVL-G"))
+MODES: dict[str, None] = dict.fromkeys(("InternVL-C", "InternVL-G"))
 PAD = 0
 """Text is padded with this id, on the right; `ids > 0` is the mask."""
 
