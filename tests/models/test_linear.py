@@ -8,6 +8,8 @@ from internvl.models.attention import KVCache
 from internvl.models.linear import FEW_ROWS, LARGE, Linear, multiply, product_for
 from tests.models.tiny import chat_model, random_ids
 
+SAME = 5e-6
+"""Worst seen: 9.5e-7; of logits up to 3.6, 1.9e-6."""
 PRODUCTS = [("linear", 1), *((kind, s) for kind in ("left", "right") for s in (1, 2, 4, 8))]
 
 
@@ -16,7 +18,7 @@ PRODUCTS = [("linear", 1), *((kind, s) for kind in ("left", "right") for s in (1
 def test_every_product_is_the_same_product(product, rows):
     draw = torch.Generator().manual_seed(rows)
     weight, x = torch.randn(24, 10, generator=draw), torch.randn(rows, 10, generator=draw)
-    torch.testing.assert_close(multiply(weight, x, product), x @ weight.T, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(multiply(weight, x, product), x @ weight.T, atol=SAME, rtol=0)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -25,7 +27,7 @@ def test_every_product_is_the_same_product(product, rows):
 def test_a_layer_is_nn_linear(shape, out, bias):
     layer = Linear(512, out, bias=bias)
     x = torch.randn(shape)
-    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=SAME, rtol=0)
 
 
 def test_the_rule():
@@ -49,4 +51,4 @@ def test_a_model_says_the_same(monkeypatch):
             model.prefill(ids[:rows, :6], cache=cache)
             for i in range(6, 9):
                 ours = model.step(ids[:rows, i : i + 1], cache=cache)
-                torch.testing.assert_close(ours, whole[:rows, i], atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(ours, whole[:rows, i], atol=4 * SAME, rtol=0)

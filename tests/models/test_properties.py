@@ -242,7 +242,7 @@ def test_attend_equals_plain_softmax_over_what_may_be_seen(sight, sinks):
         positions=at if sight == "cached" else None,
         prefix=8 if sight == "prefix" else 0,
     )
-    ours = attend(q, k, v, seen, window=window, sinks=logits)
+    ours, worst = attend(q, k, v, seen, window=window, sinks=logits), 0.0
     for b in range(2):
         for h in range(4):
             for t in range(6):
@@ -253,7 +253,8 @@ def test_attend_equals_plain_softmax_over_what_may_be_seen(sight, sinks):
                 ]  # fmt: skip
                 scores = q[b, h, t] @ k[b, h // 2, reach].T / 8**0.5
                 weights = scores.exp() / (scores.exp().sum() + (logits[h].exp() if sinks else 0))
-                torch.testing.assert_close(ours[b, h, t], weights @ v[b, h // 2, reach], atol=1e-6, rtol=1e-5)
+                worst = max(worst, (ours[b, h, t] - weights @ v[b, h // 2, reach]).abs().max().item())
+    assert worst < 2e-6  # worst seen: 4.8e-7
 
 
 def test_a_row_is_read_in_one_way_only():
