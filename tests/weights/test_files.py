@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+import random
 import struct
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from internvl.errors import CheckpointError, DamagedFile, KeyMismatch, UnsafeFile, UsageError
+from internvl.weights import files
 from internvl.weights.files import (
     Handle,
     index_of,
@@ -155,6 +158,9 @@ def test_damaged_files_are_one_line(tmp_path: Path, name, damage):
     assert "\n" not in str(caught.value)
 
 
+FOUR = {"dtype": "F32", "shape": [1]}
+
+
 def forged(header: object, data: bytes = b"\0" * 8) -> bytes:
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -171,6 +177,20 @@ def forged(header: object, data: bytes = b"\0" * 8) -> bytes:
         forged({"a": {"dtype": "Q4_K", "shape": [2], "data_offsets": [0, 8]}}),
         forged({"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 8]}}),
         forged({"a": "b"}),
+        forged({"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 8]}}),
+        forged({"a": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}}),
+        forged({"a": {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]}}),
+        forged({"a": {"dtype": "F32", "shape": [10**30], "data_offsets": [0, 8]}}),
+        forged({"a": {"dtype": "F32", "shape": [0, 10**12, 10**12], "data_offsets": [0, 0]}}, b""),
+        forged({"a": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}),
+        forged({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 8]}}),
+        forged({"a": FOUR | {"data_offsets": [0, 4]}, "b": FOUR | {"data_offsets": [2, 6]}}, b"\0" * 6),
+        forged({"a": FOUR | {"data_offsets": [0, 4]}, "b": FOUR | {"data_offsets": [0, 4]}}, b"\0" * 4),
+        forged({"a": FOUR | {"data_offsets": [4, 8]}}),
+        forged({"a": FOUR | {"data_offsets": [0, 4]}, "b": FOUR | {"data_offsets": [8, 12]}}, b"\0" * 12),
+        forged({"__metadata__": [1]}, b""),
+        forged({"__metadata__": {"format": 1}}, b""),
+        struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995,
         struct.pack("<Q", 1 << 60) + b"{}",
         struct.pack("<Q", 3) + b"{x}",
     ],
@@ -189,10 +209,69 @@ def test_no_bytes_escape_the_error_tree(tmp_path_factory: pytest.TempPathFactory
         open_weights(path.parent)
 
 
+def test_tensors_need_not_be_aligned(tmp_path: Path):
+    """Other writers neither pad the header nor sort by size."""
+    header = {
+        "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]},
+    }
+    (tmp_path / "model.safetensors").write_bytes(forged(header, b"\7" + struct.pack("<2f", 1.5, -2.0)))
+    found = open_weights(tmp_path).handles()
+    assert found["a"].read().tolist() == [7]
+    assert found["b"].read().tolist() == [1.5, -2.0]
+    assert found["b"].read().data_ptr() % 4 == 0
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_flipped_bit_escapes_the_error_tree(tmp_path: Path, zipped, recwarn):
+    torch.save({"a": torch.randn(3, 4), "b": torch.zeros(2)}, tmp_path / "x", _use_new_zipfile_serialization=zipped)
+    whole, rng = (tmp_path / "x").read_bytes(), random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        (tmp_path / "x.bin").write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):
+            assert all(handle.read() is not None for handle in open_weights(tmp_path / "x.bin").handles().values())
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(100_000, 100_000),
+        torch.zeros(4, dtype=torch.complex64),
+        torch.eye(3).to_sparse(),
+        torch.empty(3, device="meta"),
+    ],
+)
+def test_a_pickled_tensor_must_be_there_in_full(tmp_path: Path, tensor):
+    torch.save({"a": torch.zeros(2), "b": tensor}, tmp_path / "x.bin")
+    with pytest.raises(CheckpointError) as caught:
+        open_weights(tmp_path / "x.bin")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_older_pickle_is_read_once(tmp_path: Path, monkeypatch):
+    """It cannot be mapped, so giving its memory back would mean to read all of it again."""
+    monkeypatch.setattr(files, "RELEASE_BYTES", 0)
+    torch.save({"a": torch.zeros(2), "b": torch.ones(2)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
+    opened: list[Path] = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: opened.append(path) or load(path, **options))
+    weights = open_weights(tmp_path / "x.bin")
+    for handle in weights.handles().values():
+        handle.read()
+        weights.release()
+    assert len(opened) == 1
+
+
 def test_a_pth_of_something_else(tmp_path: Path):
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "x.pth")
     with pytest.raises(KeyMismatch, match="not tensors"):
         open_weights(tmp_path / "x.pth")
+    torch.save({1: torch.zeros(1)}, tmp_path / "z.pth")
+    with pytest.raises(KeyMismatch, match="1 are not tensors"):
+        open_weights(tmp_path / "z.pth")
     torch.save([torch.zeros(1)], tmp_path / "y.pth")
     with pytest.raises(KeyMismatch, match="list"):
         open_weights(tmp_path / "y.pth")
@@ -297,6 +376,17 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path):
         (growing / "new").write_text("new")
     assert [path.name for path in target.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path):
+    (tmp_path / "disk" / "real").mkdir(parents=True)
+    (tmp_path / "disk" / "real" / "old").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "real")
+    with whole_folder(tmp_path / "link", replace=True) as growing:
+        (growing / "new").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "disk" / "real").iterdir()] == ["new"]
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["real"]
 
 
 def test_a_full_folder_is_not_overwritten(tmp_path: Path):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import mmap
 import os
 import pickle
 import shutil
 import uuid
+import warnings
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ DTYPES = {
 # fmt: on
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LONGEST_HEADER = 100_000_000
+LARGEST = 1 << 48
+"""Elements or bytes: more than any file has, and little enough for any arithmetic."""
 WRAPPERS = ("module", "state_dict", "model")
 """A `.pth` may hold its tensors one level down, under one of these."""
 SHARD_BYTES = 5_000_000_000
@@ -79,25 +83,34 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         header, self._start, size = _header(path)
-        self.metadata: Mapping[str, str] = header.pop("__metadata__", {})
+        self.metadata: Mapping[str, str] = _metadata(path, header.pop("__metadata__", None))
         with path.open("rb") as file:
             # A private writable mapping: torch wants writable memory, and nothing is ever written to the file.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         entries = [(name, *_entry(path, name, entry)) for name, entry in header.items()]
-        end = self._start + max((begin + length for _, _, _, begin, length in entries), default=0)
-        if end != size:
-            raise DamagedFile(f"{path}: the header describes {end} bytes and the file has {size}; download it again")
-        entries.sort(key=lambda entry: entry[3])
+        entries.sort(key=lambda entry: entry[3:])
+        end = 0
+        for name, _, _, begin, length in entries:
+            if begin != end:
+                raise DamagedFile(f"{path}: {name!r} begins at byte {begin}, the tensor before it ends at {end}")
+            end += length
+        if self._start + end != size:
+            raise DamagedFile(
+                f"{path}: the header describes {self._start + end} bytes and the file has {size}; download it again"
+            )
         self.handles: Mapping[str, Handle] = {
             name: Handle(shape, dtype, lambda d=dtype, s=shape, b=begin: self._tensor(d, s, b))
             for name, dtype, shape, begin, _ in entries
         }
 
     def _tensor(self, dtype: torch.dtype, shape: tuple[int, ...], begin: int) -> Tensor:
-        count = torch.Size(shape).numel()
+        count, offset = math.prod(shape), self._start + begin
         if not count:
             return torch.empty(shape, dtype=dtype)
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=self._start + begin).view(shape)
+        if offset % dtype.itemsize:  # the format does not ask for alignment, and arithmetic does
+            bytes_ = torch.frombuffer(self._map, dtype=torch.uint8, count=count * dtype.itemsize, offset=offset)
+            return bytes_.clone().view(dtype).view(shape)
+        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=offset).view(shape)
 
     def release(self) -> None:
         if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows, which keeps the pages until it needs them
@@ -113,37 +126,48 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
             raise DamagedFile(f"{path}: {size} bytes, not a whole safetensors file; download it again")
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedFile(f"{path}: the header of this safetensors file is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise DamagedFile(f"{path}: the header of this safetensors file is not a table of tensors")
     return header, 8 + length, size
 
 
+def _metadata(path: Path, found: Any) -> dict[str, str]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise DamagedFile(f"{path}: the header's __metadata__ is not a table of texts")
+    return found
+
+
 def _entry(path: Path, name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
     """dtype, shape, first byte and number of bytes of one tensor."""
     try:
-        dtype, shape = DTYPES[entry["dtype"]], tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
+        dtype, shape, (begin, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+        if not all(type(n) is int and 0 <= n < LARGEST for n in (*shape, begin, end)):
+            raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise DamagedFile(
-            f"{path}: {name!r} is described as {entry!r}, which is no tensor this package reads"
-        ) from None
-    if begin < 0 or min(shape, default=1) < 0 or end - begin != torch.Size(shape).numel() * dtype.itemsize:
+        described = repr(entry)[:200]
+        raise DamagedFile(f"{path}: {name!r} is described as {described}; no tensor this package reads") from None
+    if math.prod(n or 1 for n in shape) >= LARGEST or end - begin != math.prod(shape) * dtype.itemsize:
         raise DamagedFile(f"{path}: {name!r} of shape {shape} does not take the {end - begin} bytes it is said to")
     return dtype, shape, begin, end - begin
 
 
 class TorchFile:
-    """A `.bin` or `.pth` written by torch: unpickled with tensors only, so that nothing in it can run."""
+    """A `.bin` or `.pth` written by torch: unpickled with tensors only, so that nothing in it can run.
+
+    A zipped file is mapped. One of the older kind is read whole, once.
+    """
 
     metadata: Mapping[str, str] = {}
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._open: dict[str, Tensor] | None = None
         self._read = 0
-        self.wrapper, state = _unpickle(path)
+        self.wrapper, state, self._mapped = _unpickle(path)
+        self._open = None if self._mapped else state
         self.handles: Mapping[str, Handle] = {
             name: Handle(tuple(tensor.shape), tensor.dtype, lambda n=name: self._tensor(n))
             for name, tensor in state.items()
@@ -156,14 +180,16 @@ class TorchFile:
         return self._open[name]
 
     def release(self) -> None:
-        if self._read > RELEASE_BYTES:
+        if self._mapped and self._read > RELEASE_BYTES:
             self._open, self._read = None, 0
 
 
-def _unpickle(path: Path) -> tuple[str | None, dict[str, Tensor]]:
-    """The name under which the tensors stand, if any, and the tensors."""
+def _unpickle(path: Path) -> tuple[str | None, dict[str, Tensor], bool]:
+    """The name under which the tensors stand, if any, the tensors, and whether they are mapped."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):  # of torch, about what is damaged here
+            mapped = zipfile.is_zipfile(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
         wanted = ""
         with contextlib.suppress(Exception):
@@ -171,7 +197,7 @@ def _unpickle(path: Path) -> tuple[str | None, dict[str, Tensor]]:
         raise UnsafeFile(
             f"{path}: holds more than tensors{wanted} and was not opened; ask its author for safetensors"
         ) from None
-    except (RuntimeError, KeyError, EOFError, ValueError, IndexError, AttributeError, OSError) as error:
+    except Exception as error:  # damage reaches every part of torch's reader, and each fails in its own way
         reason = str(error).partition("\n")[0][:120] or type(error).__name__
         raise DamagedFile(f"{path}: not a whole file of torch ({reason}); download it again") from None
     wrapper: str | None = None
@@ -179,9 +205,18 @@ def _unpickle(path: Path) -> tuple[str | None, dict[str, Tensor]]:
         wrapper, content = name, content[name]
     if not isinstance(content, dict):
         raise KeyMismatch(f"{path}: holds a {type(content).__name__}, not named tensors")
-    if strange := [repr(name) for name, value in content.items() if not isinstance(value, Tensor)]:
+    if strange := [repr(k) for k, v in content.items() if not (isinstance(k, str) and isinstance(v, Tensor))]:
         raise KeyMismatch(f"{path}: {some(strange)} are not tensors; expected a plain table of weights")
-    return wrapper, dict(content)
+    if strange := [name for name, tensor in content.items() if not _is_plain(tensor)]:
+        raise DamagedFile(f"{path}: {some(strange)} are not plain tensors that the file holds in full")
+    return wrapper, {name: tensor.detach() for name, tensor in content.items()}, mapped
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Of a type we know, dense, and no larger than its memory: a few bytes, expanded, could claim many gigabytes."""
+    if tensor.dtype not in DTYPE_NAMES or tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.dtype.itemsize <= tensor.untyped_storage().nbytes()
 
 
 # --- checkpoints of several files -------------------------------------------------------------------------------------
@@ -331,13 +366,15 @@ def index_of(shards: Mapping[str, Iterable[str]], total: int) -> bytes:
 def whole_folder(folder: Path, *, replace: bool = False) -> Generator[Path]:
     """A folder to fill that takes its name only when all went well; until then `folder` is as it was.
 
-    An existing folder that is not empty is refused, unless `replace` says that it may go.
+    An existing folder that is not empty is refused, unless `replace` says that it may go. A link stays a link, and
+    what it leads to is replaced. No system exchanges two folders in one step: between the two renames the name is
+    missing for a moment, and a power cut just then leaves the old folder beside it as `.<name>.<number>.old`.
     """
+    folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; expected a folder to write a checkpoint into")
     if folder.is_dir() and any(folder.iterdir()) and not replace:
         raise UsageError(f"{folder} is not empty; name a new folder, or allow it to be replaced")
-    folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     growing = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     old = growing.with_suffix(".old")
