@@ -416,6 +416,13 @@ def test_bos_is_asked_for_or_follows_the_checkpoint() -> None:
         without.encode("a", bos=True)
 
 
+def test_a_written_space_of_sentencepiece_is_a_space_to_tokens_that_swallow_it():
+    t = tokenizer("phi3-sp")
+    for text in ("a</s> ▁▁b", "<|user|>▁\n a", "▁▁a"):
+        assert t.encode(text, specials="all") == t.encode(text.replace("▁", " "), specials="all")
+    assert t.encode("</s>▁▁b", specials="all") == t.encode("</s>b", specials="all")
+
+
 def test_a_role_of_phi3_swallows_the_white_space_behind_it() -> None:
     t = tokenizer("phi3-sp")
     user, image = t.special("<|user|>"), t.special("<img>")

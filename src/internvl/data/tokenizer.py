@@ -19,6 +19,7 @@ from typing import Literal
 
 from internvl.data.detokenizer import Special, StreamDecoder
 from internvl.data.tokenizer_files import TokenizerParts, read_tokenizer
+from internvl.data.vocabulary import SPACE
 from internvl.errors import DataError, find
 
 __all__ = ["MARKUP", "Special", "Specials", "StreamDecoder", "Tokenizer"]
@@ -114,6 +115,8 @@ class Tokenizer:
             if is_text:
                 # half of a surrogate pair is no character, and no tokenizer takes it
                 text = _SURROGATES.sub(_NO_TOKEN, "".join(piece for piece in run if isinstance(piece, str)))
+                if self._vocabulary.lead is not None:
+                    text = text.replace(SPACE, " ")  # here already: tokens that swallow white space swallow these too
                 cut = self._spelt[specials].split(text)
                 parts += [self.special(part) if place % 2 else part for place, part in enumerate(cut)]
             else:

@@ -80,8 +80,6 @@ class SentencePieces:
         stands before this run.
         """
         with_prefix, bare = self._processors
-        if self.lead is not None:
-            parts = [part.replace(SPACE, " ") if isinstance(part, str) else part for part in parts]
         ids: list[int] = []
         if (first and self.lead is not None) or (self._dummy_prefix and isinstance(parts[0], int)):
             if isinstance(parts[0], str):
