@@ -151,6 +151,12 @@ def test_the_first_code_base_looked_at_the_first_turn_only():
     assert slots(listed, 1, compat="original") == slots(listed, 1) == [[], [], [0], []]
     with pytest.raises(DataError, match=r"0 <image> placeholder\(s\) but 1"):
         slots(conversation("What?", "x", image=["a"]), 1, compat="original")
+    spoken = read(json.dumps({"video": "v", "conversations": [
+        {"from": "gpt", "value": "Hello."}, {"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "x"},
+    ]}), "conversation", origin="x")  # fmt: skip
+    assert slots(spoken, 2) == [[], [0, 1], []]
+    with pytest.raises(DataError, match=r"0 <video> placeholder\(s\) but 1"):
+        slots(spoken, 2, compat="original")
     with pytest.raises(DataError, match=r"0 <image> placeholder\(s\) but 2"):
         slots(conversation("What?", "x", image=["a", "b"]), 2, compat="original")
 

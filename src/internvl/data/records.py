@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from internvl.data.prompts import IMAGE, VIDEO, Compat, Image, Message, Part, Role, Text, Video
+from internvl.data.prompts import IMAGE, VIDEO, Image, Message, Part, Role, Text, Video
 from internvl.errors import DataError, find
 
 if TYPE_CHECKING:
@@ -210,7 +210,9 @@ def messages(
     media = _opened(record, pictures, times, max_tiles)
     turns = _as_first_published(record) if compat == "original" else list(record.turns)
     kind, mark = ("video", VIDEO) if record.video is not None else ("image", IMAGE)
-    counts = [value.count(mark) if role == "user" else 0 for role, value in turns]
+    # The first code base shows a video in the first turn, whoever speaks, and leaves placeholders of later turns alone.
+    reach = 1 if compat == "original" and record.video is not None else len(turns)
+    counts = [value.count(mark) if role == "user" and at < reach else 0 for at, (role, value) in enumerate(turns)]
     strays = sum(value.count({VIDEO: IMAGE, IMAGE: VIDEO}[mark]) for role, value in turns if role == "user")
     if compat is None and strays:
         raise DataError(f"{record.id} has {strays} placeholder(s) of the other kind, but only {kind}s; remove them")
