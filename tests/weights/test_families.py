@@ -93,6 +93,13 @@ def test_windows():
     assert wide.window is None  # never hides anything
 
 
+def test_a_window_in_every_layer_is_written_for_a_class_that_has_one():
+    windowed = read("Phi3ForCausalLM", sliding_window=20)
+    raw = write_text(windowed, newer=True)
+    assert (raw["model_type"], raw["sliding_window"]) == ("phi3", 20)
+    assert read_text(raw, tied_head=False) == windowed
+
+
 def test_experts():
     moe = read("Qwen3MoeForCausalLM", head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
                mlp_only_layers=[1], decoder_sparse_step=2, norm_topk_prob=True).experts  # fmt: skip

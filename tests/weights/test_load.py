@@ -161,15 +161,32 @@ def test_a_loaded_model_can_be_copied_and_trained(tmp_path):
     assert changed == {"mlp1.1.weight"}
 
 
-def test_weights_do_not_depend_on_the_file(tmp_path):
-    """Nothing stays mapped: the folder may go, or be replaced by the model itself."""
+def test_weights_outlive_their_file(tmp_path):
+    """They are mapped, so nothing was copied; the folder may go, or be replaced by the model itself."""
     tiny(tmp_path / "x")
-    model = load(tmp_path / "x", device="cpu")
+    model = load(tmp_path / "x", device="cpu", dtype="float32")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    (tmp_path / "x" / "model.safetensors").write_bytes(b"\0" * 100)
     save(model, tmp_path / "x", replace=True)
-    again = load(tmp_path / "x", device="cpu").state_dict()
+    shutil.rmtree(tmp_path / "x")
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    save(model, tmp_path / "y")
+    again = load(tmp_path / "y", device="cpu").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in before.items())
+
+
+def test_training_changes_no_file_and_no_neighbour(tmp_path):
+    """The maps are private, and layers that read the same tensor of the file get memory of their own."""
+    shutil.copytree(checkpoint("internlm2-lora"), tmp_path / "x")
+    before = tree(tmp_path / "x")
+    model = load(tmp_path / "x", device="cpu", dtype="float32")
+    assert len({parameter.data_ptr() for parameter in model.parameters()}) == len(list(model.parameters()))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    assert tree(tmp_path / "x") == before
+    fresh = load(tmp_path / "x", device="cpu", dtype="float32")
+    for parameter, other in zip(model.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(parameter, other + 1)
 
 
 # --- models made here -------------------------------------------------------------------------------------------------

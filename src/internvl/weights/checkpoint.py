@@ -64,6 +64,8 @@ class Checkpoint:
     steps: tuple[Step, ...]
     handles: Mapping[str, Handle]
     weights: tuple[Weights, ...]
+    skeleton: Model
+    """The model with its adapters, on the meta device: names and shapes, no memory."""
 
     @property
     def config(self) -> ModelConfig:
@@ -123,7 +125,8 @@ def open_checkpoint(source: Path) -> Checkpoint:
     adapters.agree(seen.config, layout.ranks, seen.tensors, seen.where)
     used = {name: handle for name, handle in seen.tensors.items() if not name.endswith(layout.carried or ("\0",))}
     table = layout.table(config, seen.config, dialect)
-    steps = check(table, empty_model(config, seen.config, layout).state_dict(), used, seen.where)
+    skeleton = empty_model(config, seen.config, layout)
+    steps = check(table, skeleton.state_dict(), used, seen.where)
     own = weights[0]
     origin = Origin(
         source=source,
@@ -140,7 +143,7 @@ def open_checkpoint(source: Path) -> Checkpoint:
         carried={name: handle.read().clone() for name, handle in seen.tensors.items() if name not in used},
         tower=seen.tower_folder,
     )
-    return Checkpoint(origin, tuple(steps), used, weights)
+    return Checkpoint(origin, tuple(steps), used, weights, skeleton)
 
 
 def _look(source: Path, tensors: Mapping[str, Handle]) -> Seen:
@@ -175,7 +178,7 @@ def _tower_beside(source: Path, raw: Raw) -> Path:
 
 
 def empty_model(config: ModelConfig, raw: Raw, layout: Layout) -> Model:
-    """The model that a config describes, with its adapters, on the meta device: names and shapes, no memory."""
+    """The model that a config describes, with its adapters, on the meta device."""
     with torch.device("meta"):
         match config:
             case ChatConfig():

@@ -295,7 +295,8 @@ def _class_of(config: TextConfig) -> str:
         return "GptOssForCausalLM" if config.sinks else "Qwen3MoeForCausalLM"
     if config.qk_norm:
         return "Qwen3ForCausalLM"
-    if config.rope is not None and config.rope.kind == "longrope":
+    windowed_throughout = config.window is not None and config.windowed_layers is None and not config.qkv_bias
+    if windowed_throughout or (config.rope is not None and config.rope.kind == "longrope"):
         return "Phi3ForCausalLM"
     return "Qwen2ForCausalLM" if config.qkv_bias and not config.out_bias else "LlamaForCausalLM"
 

@@ -59,12 +59,19 @@ def load(
     devices = placement.devices_here(device)
     checkpoint = open_checkpoint(resolve(source, revision=revision, token=token))
     config, origin = _compatible(checkpoint.config, compat), checkpoint.origin
-    model = empty_model(config, origin.raw, TABLE[origin.format])
+    same = config == checkpoint.config
+    model = checkpoint.skeleton if same else empty_model(config, origin.raw, TABLE[origin.format])
     kind = _dtype(checkpoint, dtype, devices[0])
     where = _place(model, devices, kind, explicit=device is not None)
+    mapped: set[int] = set()
     for name, tensor in checkpoint.tensors():
-        wanted = kind if tensor.is_floating_point() else tensor.dtype
-        _assign(model, name, _copied(tensor, where.device_of(name), wanted, checkpoint))
+        wanted, place = kind if tensor.is_floating_point() else tensor.dtype, where.device_of(name)
+        stays = place.type == "cpu" and wanted == tensor.dtype and tensor.is_contiguous()
+        if stays and tensor.data_ptr() not in mapped:  # adapters of a fused weight have one A for several layers
+            mapped.add(tensor.data_ptr())
+            _assign(model, name, tensor)
+        else:
+            _assign(model, name, _copied(tensor, place, wanted, checkpoint))
     if len(set(where.where.values())) > 1:
         placement.install(model, where)
     if merge_adapters:

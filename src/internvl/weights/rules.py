@@ -201,6 +201,28 @@ class Step:
     ours: tuple[str, ...]
 
 
+class Together:
+    """Tensors that one computation gives and that are read one by one: held from the first until each was read once.
+
+    The experts of a layer are stored apart and held as one; computed anew for each, all would be read for every one.
+    """
+
+    def __init__(self, compute: Callable[[], Sequence[Tensor]]) -> None:
+        self._compute = compute
+        self._places: set[int] = set()
+        self._held: dict[int, Tensor] = {}
+
+    def reader(self, place: int) -> Callable[[], Tensor]:
+        """What reads the tensor at this place of the result; only places with a reader are held."""
+        self._places.add(place)
+        return lambda: self._read(place)
+
+    def _read(self, place: int) -> Tensor:
+        if place not in self._held:
+            self._held = {i: tensor for i, tensor in enumerate(self._compute()) if i in self._places}
+        return self._held.pop(place)
+
+
 class KeyTable:
     """The rules of one layout for one config.
 

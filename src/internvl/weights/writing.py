@@ -28,7 +28,7 @@ from internvl.weights.files import (
 )
 from internvl.weights.formats import Layout
 from internvl.weights.keys import LLAVA_TOWER, Dialect, ModelConfig
-from internvl.weights.rules import Step
+from internvl.weights.rules import Step, Together
 
 METADATA = {"format": "pt"}
 
@@ -111,7 +111,9 @@ def _written(layout: Layout, config: ModelConfig) -> dict[str, Any]:
 def _translate(content: Content, layout: Layout) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Config and files for a layout that the model was not read from."""
     if not layout.ranks and any(".lora_A." in name for name in content.tensors):
-        raise UsageError(f"layout {layout.name!r} has no place for adapters; merge them first (internvl merge)")
+        raise UsageError(
+            f"layout {layout.name!r} has no place for adapters; merge them first: internvl.load(…, merge_adapters=True)"
+        )
     raw, origin, config = _written(layout, content.config), content.origin, content.config
     files = {} if origin is None else origin.files
     if not isinstance(config, ChatConfig):
@@ -184,9 +186,10 @@ def _stored(
     for step in steps:
         if any(".lora_" in name for name in step.ours):
             continue
+        kept = {name: _dtype(content, same, name, step.ours[0], dtype) for name in step.theirs}
+        groups = {kind: Together(_writer(content, step, kind)) for kind in dict.fromkeys(kept.values())}
         for place, name in enumerate(step.theirs):
-            kept = _dtype(content, same, name, step.ours[0], dtype)
-            stored[name] = Handle(shapes[name], kept, _writer(content, step, place, kept))
+            stored[name] = Handle(shapes[name], kept[name], groups[kept[name]].reader(place))
     stored |= _stored_adapters(content, steps, dtype)
     if same is not None:
         stored |= {name: Handle.of(tensor) for name, tensor in same.carried.items()}
@@ -195,12 +198,8 @@ def _stored(
     return stored
 
 
-def _writer(content: Content, step: Step, place: int, dtype: torch.dtype) -> Callable[[], Tensor]:
-    def read() -> Tensor:
-        ours = [content.tensors[name].read().detach().to("cpu", dtype) for name in step.ours]
-        return step.rule.write(ours)[place]
-
-    return read
+def _writer(content: Content, step: Step, dtype: torch.dtype) -> Callable[[], Sequence[Tensor]]:
+    return lambda: step.rule.write([content.tensors[name].read().detach().to("cpu", dtype) for name in step.ours])
 
 
 def _dtype(content: Content, same: Origin | None, theirs: str, ours: str, asked: torch.dtype | None) -> torch.dtype:
