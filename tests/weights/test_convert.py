@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from internvl.data.prompts import Turn
 from internvl.errors import CheckpointError, ConfigError, UsageError
+from internvl.models.chat import ChatModel
 from internvl.models.config import ChatConfig, VisionConfig
 from internvl.models.projector import projector
 from internvl.models.vit import VisionTransformer
+from internvl.weights.files import Handle, SafetensorsFile, open_weights
 from internvl.weights.load import convert, load, load_encoder, load_tokenizer, save
 from internvl.weights.sidecars import chat_template
 from tests.models.tiny import TEXTS, VISIONS, chat_config, random_ids, shake
@@ -371,3 +374,41 @@ def test_only_the_weights_are_compared(tmp_path):
     (tmp_path / "y").mkdir()
     save_file(held, tmp_path / "y" / "model.safetensors")
     assert not same_tensors(tmp_path / "x", tmp_path / "y")
+
+
+# --- how much is read -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss", "llama"])
+def test_converting_reads_every_tensor_once(name, tmp_path, monkeypatch):
+    """Experts are stored apart and held as one; fused projections the other way round."""
+    read: Counter[int] = Counter()
+    tensor = SafetensorsFile._tensor
+
+    def counting(self: SafetensorsFile, dtype: torch.dtype, shape: tuple[int, ...], begin: int) -> torch.Tensor:
+        read[begin] += 1
+        return tensor(self, dtype, shape, begin)
+
+    tiny(tmp_path / "custom", name)
+    monkeypatch.setattr(SafetensorsFile, "_tensor", counting)
+    for source, target, format in (("custom", "hf", "hf"), ("hf", "again", "custom")):
+        read.clear()
+        convert(tmp_path / source, tmp_path / target, format=format)
+        assert len(read) == len(open_weights(tmp_path / source).handles())
+        assert set(read.values()) == {1}
+    assert same_tensors(tmp_path / "custom", tmp_path / "again")
+
+
+def test_saving_stacks_experts_once(tmp_path, monkeypatch):
+    model = shake(ChatModel(chat_config("qwen3-moe")))
+    read: Counter[int] = Counter()
+    of = Handle.of
+
+    def counting(tensor: torch.Tensor) -> Handle:
+        handle = of(tensor)
+        return replace(handle, read=lambda: read.update([tensor.data_ptr()]) or handle.read())
+
+    monkeypatch.setattr(Handle, "of", counting)
+    save(model, tmp_path / "x", dtype="bf16")
+    assert len(read) == len(list(model.parameters()))
+    assert set(read.values()) == {1}

@@ -7,8 +7,9 @@ source --look--> Seen --layout--> config, key table --check--> steps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from internvl.weights.families import Raw
 from internvl.weights.files import Handle, Weights, open_weights
 from internvl.weights.formats import Layout, Seen, layout_of, parse_json
 from internvl.weights.keys import LLAVA_TOWER, Dialect, ModelConfig
-from internvl.weights.rules import KeyTable, Step, some
+from internvl.weights.rules import KeyTable, Step, Together, some
 
 Model = ChatModel | PairModel | VisionTransformer
 
@@ -88,16 +89,14 @@ class Checkpoint:
         for step in self.steps:
             stored = [self.handles[name] for name in step.theirs]
             shapes = [tuple(t.shape) for t in step.rule.read([handle.meta() for handle in stored])]
+            together = Together(partial(self._read, step))
             for i, (name, shape) in enumerate(zip(step.ours, shapes, strict=True)):
-                handles[name] = Handle(shape, stored[0].dtype, self._reader(step, i))
+                handles[name] = Handle(shape, stored[0].dtype, together.reader(i))
         return handles
 
-    def _reader(self, step: Step, place: int) -> Callable[[], Tensor]:
-        def read() -> Tensor:
-            self.release()  # of the tensor before this one
-            return step.rule.read([self.handles[name].read() for name in step.theirs])[place]
-
-        return read
+    def _read(self, step: Step) -> Sequence[Tensor]:
+        self.release()  # of the step before this one
+        return step.rule.read([self.handles[name].read() for name in step.theirs])
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
