@@ -144,7 +144,7 @@ def test_a_decoder_that_no_class_computes():
     with pytest.raises(ConfigError, match="no language model class"):
         write_text(replace(TEXTS["llama"], qkv_bias=True, out_bias=True, qk_norm=True, sinks=True), newer=True)
     with pytest.raises(ConfigError, match="LlamaForCausalLM"):
-        write_text(replace(TEXTS["llama"], window=4), newer=False)
+        write_text(replace(TEXTS["llama"], window=4, qkv_bias=True, out_bias=True), newer=False)
 
 
 def test_towers_with_more_than_an_internvit_has():
