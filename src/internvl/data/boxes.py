@@ -23,11 +23,12 @@ UNIT = 1000
 Size = tuple[int, int]
 Corners = tuple[float, float, float, float]
 
-_NUMBER = r"-?\d+(?:\.\d+)?"
-_FOUR = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"
+# Possessive (`++`, `*+`): an answer is a stranger's text, and a match that fails must fail in linear time.
+_NUMBER = r"-?\d++(?:\.\d++)?+"
+_FOUR = rf"\[\s*+{_NUMBER}(?:\s*+,\s*+{_NUMBER}){{3}}\s*+\]"
 _REGION = re.compile(
     r"(?:<ref>(?P<ref>(?:(?!</?ref>).)*)</ref>\s*)?<(?P<tag>box|quad)>(?P<numbers>[^<]*)</(?P=tag)>"
-    rf"|(?P<object>\{{[^{{}}]*\}})|(?P<bare>\[\s*{_FOUR}(?:\s*,\s*{_FOUR})*\s*\])",
+    rf"|(?P<object>\{{[^{{}}]*\}})|(?P<bare>\[\s*+{_FOUR}(?:\s*+,\s*+{_FOUR})*\s*+\])",
     re.DOTALL,
 )
 _ONLY_NUMBERS = re.compile(rf"(?:[\s\[\](),]|{_NUMBER})*")
