@@ -115,10 +115,10 @@ def find(kind: str, name: str, table: Mapping[str, T], *, hint: str = "") -> T:
     ...
     internvl.errors.NoSuchName: no template is called 'hermes-2'. Did you mean 'Hermes-2'?
     """
-    if name in table:
+    if isinstance(name, str) and name in table:  # what a file says in place of a name may be anything
         return table[name]
     folded = {key.casefold(): key for key in table}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
     listed = f" There are: {', '.join(sorted(table))}." if len(table) <= SHORT_TABLE else ""
     did_you_mean = f" Did you mean {folded[near[0]]!r}?" if near else listed
     raise NoSuchName(f"no {kind} is called {name!r}.{did_you_mean}{' ' + hint if hint else ''}")

@@ -350,12 +350,29 @@ def test_wrong_calls():
         make("internvl2_5", "qwen2-bbpe").encode(talk(["Hi", "Hello"]))
     with pytest.raises(UsageError, match="max_tiles is 0"):
         asked(Image(WIDE), "?", max_tiles=0)
-    with pytest.raises(ConfigError, match="tiles from 3 to 2"):
+    with pytest.raises(UsageError, match="tiles from 3 to 2"):
         EncoderConfig(template="internvl2_5", min_tiles=3, max_tiles=2)
+    with pytest.raises(ConfigError, match="tile_size 0"):
+        EncoderConfig(template="internvl2_5", tile_size=0)
+    for compat in ("Original", "orignal", "", True, []):
+        with pytest.raises(UsageError, match="no compat is called"):
+            EncoderConfig(template="internvl2_5", compat=compat)
     with pytest.raises(InternVLError, match="Did you mean 'internvl2_5'"):
         EncoderConfig(template="internvl25")
     with pytest.raises(InternVLError, match="no special token is called"):
         make("phi3-chat", "qwen2-bbpe")
+
+
+@pytest.mark.parametrize("tiles", [0, -1, 2.0, "12", True, [1], 1025, 10**9])
+def test_a_budget_is_a_whole_number_up_to_a_ceiling(tiles):
+    with pytest.raises(UsageError, match=r"max_tiles is .* expected a whole number from 1 to 1024"):
+        EncoderConfig(template="internvl2_5", max_tiles=tiles)
+    with pytest.raises(UsageError, match="expected a whole number from 1 to 1024"):
+        asked(Image(WIDE), "?", max_tiles=tiles)
+    with pytest.raises(UsageError, match="expected a whole number from 1 to 1024"):
+        asked(Image(WIDE, max_tiles=tiles), "?")
+    with pytest.raises(UsageError, match=r"min_tiles is .* expected a whole number from 1 to 1024"):
+        EncoderConfig(template="internvl2_5", min_tiles=tiles)
 
 
 # ---- the sane rule and the original one ------------------------------------------------------------------------------

@@ -355,3 +355,16 @@ def test_a_video_that_is_cut_off(shared):
         open_video(data[: len(data) // 2])
     stream = film("mpegts", frames=30)
     assert 5 < open_video(stream[: len(stream) // 2]).length < 30  # a broadcast has no index: what is there is read
+
+
+@pytest.mark.parametrize("frames", [10**9, 513])
+def test_far_too_many_frames_are_refused_before_they_are_counted_out(frames, monkeypatch):
+    monkeypatch.setattr(video, "frame_indices", lambda *_, **__: pytest.fail("a list of that many numbers was made"))
+    with pytest.raises(MediaRefused, match=f"{frames} frames were asked for, at most 512 are read"):
+        open_video("nowhere.mp4", frames=frames)
+
+
+@pytest.mark.parametrize("frames", [0, -1, 2.0, "8", True])
+def test_a_number_of_frames_is_a_whole_number(frames):
+    with pytest.raises(UsageError, match="expected a whole number from 1 on"):
+        open_video("nowhere.mp4", frames=frames)

@@ -27,10 +27,20 @@ import numpy as np
 
 from internvl.data import original
 from internvl.data.detokenizer import Special
-from internvl.data.image import NORMALISATIONS, Normalisation, choose_grid, pad_to_square, resize_plain, tile, to_rgb
+from internvl.data.image import (
+    NORMALISATIONS,
+    Compat,
+    Normalisation,
+    check_compat,
+    check_tiles,
+    choose_grid,
+    pad_to_square,
+    resize_plain,
+    tile,
+    to_rgb,
+)
 from internvl.data.prompts import (
     TEMPLATES,
-    Compat,
     ImageSlot,
     Message,
     Picture,
@@ -75,8 +85,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         find("template", self.template, TEMPLATES)
         find("normalisation", self.normalisation, NORMALISATIONS)
-        if not 1 <= self.min_tiles <= self.max_tiles:
-            raise ConfigError(f"tiles from {self.min_tiles} to {self.max_tiles}: expected 1 <= min_tiles <= max_tiles")
+        check_compat(self.compat)
+        check_tiles(self.max_tiles, min_tiles=self.min_tiles)
         if self.tile_size < 1 or self.slots_per_tile < 1:
             raise ConfigError(f"tile_size {self.tile_size} and slots_per_tile {self.slots_per_tile} must be positive")
 
@@ -179,9 +189,10 @@ class Encoder:
     def _sights(self, pictures: Sequence[Picture], max_tiles: int | None) -> list[_Sight]:
         config = self.config
         for asked in (max_tiles, *(picture.max_tiles for picture in pictures)):
-            if asked is not None and asked < 1:
-                raise UsageError(f"max_tiles is {asked}; expected 1 or more")
-            if asked is not None and asked > 1 and not config.dynamic:
+            if asked is None:
+                continue
+            check_tiles(asked)
+            if asked > 1 and not config.dynamic:
                 raise UsageError(f"max_tiles is {asked}, but this checkpoint sees every picture as one tile")
         whole = config.max_tiles if max_tiles is None else max_tiles
         stills = [picture.turn for picture in pictures if not picture.is_frame]

@@ -6,7 +6,7 @@ Tiles are uint8 `(n, S, S, 3)` RGB until `normalise` turns them into floats on t
 What `to_rgb` makes of each Pillow mode:
 
     mode                       default                                        compat="original"
-    any, with EXIF orientation upright                                        as stored
+    any, with EXIF orientation upright (as stored if the EXIF is damaged)     as stored
     RGB, L, 1, YCbCr, CMYK,    Pillow's conversion                            the same
       HSV, LAB, RGBX, P
     RGBA, LA, PA, RGBa, La,    blended on white                               alpha dropped: hidden colours show
@@ -22,11 +22,12 @@ A picture of several frames gives its first one.
 
 from __future__ import annotations
 
-import hashlib
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 Normalisation = Literal["imagenet", "clip", "siglip"]
 Compat = Literal["original"] | None
+"""None: the sane rules. "original": those of the first code base wherever they differ."""
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 # fmt: off
@@ -59,11 +61,38 @@ ORIENTATION = 0x0112
 BICUBIC = Image.Resampling.BICUBIC
 WORTH_A_THREAD = 200_000
 """Pixels below which starting a second thread costs more than it saves."""
+MOST_TILES = 1024
+"""The largest budget of tiles: far above what any model of the family was made for, and a picture's tiles still fit in
+memory (0.6 GB of bytes for tiles of 448 pixels)."""
 BAND = 4_000_000
 """Pixels of 16 or 32 bits that are looked at together."""
 MOST_PIXELS_AT_ONCE = 32_000_000
 """Pixels of an intermediate picture above which the static transforms go another way: a 1x20000 picture padded to a
 square would need 1.6 GB."""
+_WARNINGS = Lock()
+"""Held while warnings are put aside: Python's filters belong to the whole process, and two threads that change and
+restore them at once would leave them changed."""
+
+
+def check_compat(compat: Compat) -> None:
+    """Refuse what is no way of being compatible.
+
+    >>> check_compat("orignal")
+    Traceback (most recent call last):
+    ...
+    internvl.errors.NoSuchName: no compat is called 'orignal'. Did you mean 'original'?
+    """
+    if compat is not None:
+        find("compat", compat, {"original": None})
+
+
+def check_tiles(max_tiles: int, *, min_tiles: int = 1) -> None:
+    """Refuse a budget of tiles that is no whole number from `min_tiles` to MOST_TILES."""
+    for name, tiles in (("min_tiles", min_tiles), ("max_tiles", max_tiles)):
+        if isinstance(tiles, bool) or not isinstance(tiles, int) or not 1 <= tiles <= MOST_TILES:
+            raise UsageError(f"{name} is {tiles!r}; expected a whole number from 1 to {MOST_TILES}")
+    if min_tiles > max_tiles:
+        raise UsageError(f"tiles from {min_tiles} to {max_tiles}: expected 1 <= min_tiles <= max_tiles")
 
 
 @lru_cache(maxsize=64)
@@ -73,19 +102,20 @@ def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ..
     By area. Inside one area the published order is that in which a set of these pairs, filled in exactly this order,
     is walked; it decides ties once min_tiles exceeds 1. Hashes of pairs of small integers are the same in every
     process and in all CPython versions since 3.8, so the same set is built here (golden/preprocess pins the outcome).
+    The published loop comes to each pair many times; what counts is the first, in the round of its longer side.
 
     >>> candidate_grids(1, 3)
     ((1, 1), (1, 2), (2, 1), (3, 1), (1, 3))
     """
-    if not 1 <= min_tiles <= max_tiles:
-        raise UsageError(f"tiles from {min_tiles} to {max_tiles}: expected 1 <= min_tiles <= max_tiles")
     grids = {
         (columns, rows)
-        for longest in range(min_tiles, max_tiles + 1)
-        for columns in range(1, longest + 1)
-        for rows in range(1, longest + 1)
-        if min_tiles <= columns * rows <= max_tiles
+        for columns in range(1, min_tiles + 1)
+        for rows in range(-(-min_tiles // columns), min(min_tiles, max_tiles // columns) + 1)
     }
+    for longest in range(min_tiles + 1, max_tiles + 1):
+        shorter = min(longest, max_tiles // longest)
+        grids.update((columns, longest) for columns in range(1, min(longest - 1, shorter) + 1))
+        grids.update((longest, rows) for rows in range(1, shorter + 1))
     return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))
 
 
@@ -101,6 +131,7 @@ def choose_grid(
     """
     if width < 1 or height < 1:
         raise MediaUnreadable(f"the picture is {width} x {height}: it has no pixels")
+    check_tiles(max_tiles, min_tiles=min_tiles)
     aspect = width / height
     best, best_distance = (1, 1), float("inf")
     for columns, rows in candidate_grids(min_tiles, max_tiles):
@@ -262,15 +293,32 @@ def to_rgb(picture: Image.Image, *, compat: Compat = None) -> Image.Image:
     >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
     (255, 255, 255)
     """
+    check_compat(compat)
     picture.load()  # before its metadata are asked: a TIFF turns itself upright while loading
     if compat == "original":
         return _convert(picture)
-    turn = UPRIGHT.get(picture.getexif().get(ORIENTATION, 1))
+    turn = UPRIGHT.get(_orientation(picture))
     if picture.mode == "RGB" and turn is None and "transparency" not in picture.info:
         return picture
     rgb = _opaque(picture)
     rgb.info = {}  # otherwise the orientation would be applied again by the next reader
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """What EXIF says; 1, as stored, where it is damaged: the pixels are there, and viewers show them."""
+    with without_warnings():
+        try:
+            return picture.getexif().get(ORIENTATION, 1)
+        except Exception:  # a decoder at work on a stranger's bytes may raise anything
+            return 1
+
+
+@contextmanager
+def without_warnings() -> Generator[None, None, None]:
+    """No warnings of Pillow about damaged metadata, which nobody asked for; keep it short, threads wait for it."""
+    with _WARNINGS, warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def _convert(picture: Image.Image) -> Image.Image:
@@ -310,19 +358,6 @@ def _to_eight_bits(picture: Image.Image) -> np.ndarray:
     if isinstance(transparent, int):
         gray[values == transparent] = 255
     return gray
-
-
-def fingerprint(picture: Image.Image) -> str:
-    """SHA-256 over mode, size, palette, transparency and pixels: equal only for pictures that look the same.
-
-    For caches of features; the caller adds its own preprocessing settings.
-    """
-    palette = picture.palette
-    digest = hashlib.sha256()
-    head = (picture.mode, picture.size, palette and (palette.mode, palette.tobytes()), picture.info.get("transparency"))
-    digest.update(repr(head).encode() + b"\0")
-    digest.update(picture.tobytes())
-    return digest.hexdigest()
 
 
 def _expect_rgb(picture: Image.Image) -> None:

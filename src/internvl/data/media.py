@@ -32,7 +32,8 @@ from PIL import (
 )
 
 from internvl.data.fetch import fetch, shorten, without_secrets
-from internvl.data.limits import OPEN, Limits, check_size
+from internvl.data.image import without_warnings
+from internvl.data.limits import OPEN, Limits, check_frames, check_size
 from internvl.errors import MediaRefused, MediaUnreadable, MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def open_image(source: Source | Image.Image, limits: Limits = OPEN) -> Image.Ima
     data = read(source, limits, what="the picture")
     opener = _opener(data, name, limits)
     try:
-        picture = opener(io.BytesIO(data), None)
+        with without_warnings():
+            picture = opener(io.BytesIO(data), None)
     except Exception as error:  # a decoder at work on a stranger's bytes may raise anything
         raise MediaUnreadable(f"{name}: the header of the picture is damaged") from error
     return _decode(picture, name, limits)
@@ -119,6 +121,7 @@ def open_video(
     """
     from internvl.data.video import frame_indices  # PyAV is loaded only where a video is opened
 
+    check_frames(name_of(source, "the video"), frames, limits)  # before a list of that many numbers is made
     return open_clip(source, partial(frame_indices, count=frames, bound=bound), limits)
 
 

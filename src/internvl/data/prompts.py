@@ -18,8 +18,9 @@ from internvl.errors import PlaceholderMismatch, PromptError
 if TYPE_CHECKING:
     from PIL.Image import Image as Photo
 
+    from internvl.data.image import Compat
+
 Role = Literal["system", "user", "assistant"]
-Compat = Literal["original"] | None
 
 IMAGE, VIDEO = "<image>", "<video>"
 """Explicit placeholders, recognised only in the `str` parts of a message."""

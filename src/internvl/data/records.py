@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from internvl.data.image import Compat, check_compat, check_tiles
 from internvl.data.prompts import IMAGE, VIDEO, Image, Message, Part, Role, Text, Video
 from internvl.errors import DataError, find
 
@@ -207,6 +208,7 @@ def messages(
     >>> messages(Conversation("a", (("user", "Hi"), ("assistant", "Hello"))))[1].role
     'assistant'
     """
+    check_compat(compat)
     media = _opened(record, pictures, times, max_tiles)
     turns = _as_first_published(record) if compat == "original" else list(record.turns)
     kind, mark = ("video", VIDEO) if record.video is not None else ("image", IMAGE)
@@ -242,6 +244,8 @@ def _opened(
         return [Video(tuple(pictures), None if times is None else tuple(times))]
     if len(pictures) != len(record.images):
         raise DataError(f"{record.id} names {len(record.images)} image(s) but {len(pictures)} were opened")
+    if max_tiles is not None:
+        check_tiles(max_tiles)
     each = None if max_tiles is None else max(1, max_tiles // max(1, len(pictures)))
     return [Image(picture, each) for picture in pictures]
 

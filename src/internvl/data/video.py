@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from internvl.data.image import to_rgb
-from internvl.data.limits import Limits, check_size
+from internvl.data.limits import Limits, check_frames, check_size
 from internvl.errors import MediaRefused, MediaUnreadable, UsageError
 
 if TYPE_CHECKING:
@@ -237,8 +237,8 @@ def _seconds(timeline: Timeline, index: int, unit: Fraction, fps: float) -> floa
 
 
 def _check_amount(frames: int, pixels: int, name: str, limits: Limits) -> None:
-    if frames > limits.frames:
-        raise MediaRefused(f"{name}: {frames} frames were asked for, at most {limits.frames} are read (Limits.frames)")
+    if frames:
+        check_frames(name, frames, limits)
     if frames * pixels > limits.clip_pixels:
         fewer = max(1, limits.clip_pixels // max(1, pixels))
         raise MediaRefused(
