@@ -20,7 +20,7 @@ from typing import Literal
 from internvl.data.detokenizer import Special, StreamDecoder
 from internvl.data.tokenizer_files import TokenizerParts, read_tokenizer
 from internvl.data.vocabulary import SPACE
-from internvl.errors import DataError, find
+from internvl.errors import DamagedFile, DataError, find
 
 __all__ = ["MARKUP", "Special", "Specials", "StreamDecoder", "Tokenizer"]
 
@@ -58,7 +58,14 @@ class Tokenizer:
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
         """Reads a checkpoint's tokenizer; `CheckpointError` says which file is missing, damaged or contradictory."""
-        return cls(read_tokenizer(Path(folder)))
+        try:
+            return cls(read_tokenizer(Path(folder)))
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+            # In a damaged file any field may be of any type; each is understood, or not, where it is used.
+            raise DamagedFile(
+                f"{folder}: a field of its tokenizer's files is not what it should be ({error!r}); "
+                "take them again from where the checkpoint came from"
+            ) from error
 
     # ---- looking up --------------------------------------------------------------------------------------------------
 

@@ -228,11 +228,18 @@ class TokenizerFiles:
 
 def _special(i: int, entry: Mapping[str, Any]) -> Special:
     strip_left, strip_right, flag = (bool(entry.get(name)) for name in ("lstrip", "rstrip", "special"))
-    return Special(entry["content"], i, strip_left, strip_right, skip=flag)
+    return Special(_string(entry["content"]), i, strip_left, strip_right, skip=flag)
 
 
 def _text(entry: Any) -> str | None:
-    return entry.get("content") if isinstance(entry, Mapping) else entry
+    text = entry.get("content") if isinstance(entry, Mapping) else entry
+    return None if text is None else _string(text)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the text of a token is {value!r}")
+    return value
 
 
 def _read_json(path: Path) -> dict[str, Any]:
