@@ -23,8 +23,9 @@ REPOSITORY = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("INTERNVL_SHARED", REPOSITORY.parent / "shared"))
 GOLDEN_ROOTS = (SHARED / "golden", REPOSITORY / "tests" / "golden")
 
-ALLOWED_SKIPS = 0
-"""How many tests may skip where the full golden set is present. Raise it only together with the test that skips."""
+ALLOWED_SKIPS = 0 if GOLDEN_ROOTS[0].is_dir() else 100
+"""How many tests may skip: none where the full golden set is present, some where only its committed part is (82 did, of
+2800). Raise it only together with the test that skips."""
 
 # Set before torch is imported: each worker of pytest-xdist is one thread, so that two workers fill two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -72,7 +73,7 @@ def shared() -> Path:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Too many skips are a failure: a suite that quietly stops testing looks just as green as one that passes."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or hasattr(session.config, "workerinput") or not SHARED.is_dir():
+    if reporter is None or hasattr(session.config, "workerinput"):
         return  # a worker of pytest-xdist knows only its own part
     skipped = len(reporter.stats.get("skipped", []))
     if skipped > ALLOWED_SKIPS and session.exitstatus == pytest.ExitCode.OK:
