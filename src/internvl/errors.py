@@ -107,7 +107,7 @@ class MissingExtra(InternVLError):
     """An optional dependency is not installed."""
 
 
-def find(kind: str, name: str, table: Mapping[str, T], *, hint: str = "") -> T:
+def find(kind: str, name: object, table: Mapping[str, T], *, hint: str = "") -> T:
     """Look `name` up in a table; a wrong name is answered with the nearest right one.
 
     >>> find("template", "hermes-2", {"Hermes-2": 1})

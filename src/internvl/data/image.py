@@ -89,7 +89,7 @@ def check_compat(compat: Compat) -> None:
 def check_tiles(max_tiles: int, *, min_tiles: int = 1) -> None:
     """Refuse a budget of tiles that is no whole number from `min_tiles` to MOST_TILES."""
     for name, tiles in (("min_tiles", min_tiles), ("max_tiles", max_tiles)):
-        if isinstance(tiles, bool) or not isinstance(tiles, int) or not 1 <= tiles <= MOST_TILES:
+        if type(tiles) is not int or not 1 <= tiles <= MOST_TILES:
             raise UsageError(f"{name} is {tiles!r}; expected a whole number from 1 to {MOST_TILES}")
     if min_tiles > max_tiles:
         raise UsageError(f"tiles from {min_tiles} to {max_tiles}: expected 1 <= min_tiles <= max_tiles")

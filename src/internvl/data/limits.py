@@ -80,7 +80,7 @@ def check_size(name: str, width: int, height: int, limits: Limits) -> None:
 
 def check_frames(name: str, frames: int, limits: Limits) -> None:
     """Refuse a number of frames that no video may be asked for."""
-    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+    if type(frames) is not int or frames < 1:
         raise UsageError(f"{name}: {frames!r} frames were asked for; expected a whole number from 1 on")
     if frames > limits.frames:
         raise MediaRefused(f"{name}: {frames} frames were asked for, at most {limits.frames} are read (Limits.frames)")
