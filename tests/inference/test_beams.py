@@ -62,9 +62,10 @@ def test_enough_beams_find_the_best_sequence(seed, penalty):
     [found] = generate(Bigram(table), [prompt], cache=new_cache(chat_model(), [prompt]))
     best = max(worth, key=lambda ids: worth[ids])
     assert tuple(found.ids) == best
-    assert found.score == pytest.approx(worth[best], abs=1e-5)
+    assert found.score == pytest.approx(worth[best], abs=2e-7)  # measured: 2.2e-8
     assert found.finish == ("stop" if best[-1] == 0 else "length")
-    assert sum(token.logprob for token in found.tokens) == pytest.approx(worth[best] * len(best) ** penalty, abs=1e-5)
+    said = sum(token.logprob for token in found.tokens)
+    assert said == pytest.approx(worth[best] * len(best) ** penalty, abs=4e-6)  # measured: 4.8e-7
 
 
 def test_more_beams_are_never_worth_less_here_and_their_score_is_a_teacher_forced_one():
@@ -75,7 +76,7 @@ def test_more_beams_are_never_worth_less_here_and_their_score_is_a_teacher_force
         [found] = search(model, [replace(prompt, config=replace(config, beams=4))])
         logits = uncached_logits(model, prompt, found.ids[:-1])
         forced = logits.log_softmax(-1).gather(-1, torch.tensor(found.ids)[:, None]).sum()
-        assert found.score == pytest.approx(float(forced) / 6, abs=1e-5)  # measured: 4e-7
+        assert found.score == pytest.approx(float(forced) / 6, abs=4e-6)  # measured: 4e-7
         assert found.score is not None
         assert found.score >= sum(token.logprob for token in greedy.tokens) / 6 - 1e-6
 
@@ -90,7 +91,7 @@ def test_a_batch_of_searches_finds_what_each_finds_alone():
     for prompt, found in zip(prompts, together, strict=True):
         [alone] = search(model, [prompt])
         assert (found.ids, found.finish) == (alone.ids, alone.finish)
-        assert found.score == pytest.approx(alone.score, abs=1e-5)
+        assert found.score == pytest.approx(alone.score, abs=1e-5)  # of -28: measured: 3.8e-6
     assert len({len(found.ids) for found in together}) > 1, "one of them stops early"
 
 

@@ -58,7 +58,7 @@ class SamplingConfig:
             ("temperature", not 0.0 <= self.temperature < float("inf"), "0 (greedy) or above"),
             ("top_k", self.top_k is not None and self.top_k < 1, "at least 1, or None for all tokens"),
             ("top_p", self.top_p is not None and not 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
-            ("repetition_penalty", not 0.0 < self.repetition_penalty < float("inf"), "above 0 (1 is none)"),
+            ("repetition_penalty", not 0.01 <= self.repetition_penalty <= 100.0, "0.01 to 100 (1 is none)"),
             ("min_new_tokens", not 0 <= self.min_new_tokens <= self.max_new_tokens, "0 to max_new_tokens"),
             ("seed", self.seed is not None and not 0 <= self.seed < 2**63, "between 0 and 2**63 - 1, or None"),
             ("stop", isinstance(self.stop, str) or not all(self.stop), "a sequence of strings, none of them empty"),
@@ -150,13 +150,13 @@ def draw(scores: Tensor, config: SamplingConfig, generator: torch.Generator) -> 
     One uniform number from a CPU generator picks a point on the cumulative distribution, so that a seed gives the same
     answer on every device and at every place of a batch.
     """
-    scores = scores.float() / config.temperature
-    ids = None
+    ids = None  # which of the scores are left; a temperature does not change their order
     if config.top_k is not None and config.top_k < scores.shape[0]:
         scores, ids = scores.topk(config.top_k)
     elif config.top_p is not None:
         scores, ids = scores.sort(descending=True, stable=True)
-    mass = scores.cpu().double().softmax(0)
+    scores = scores.cpu().double()  # at a low temperature the quotients of fp32 have no end
+    mass = ((scores - scores.max()) / config.temperature).softmax(0)
     if config.top_p is not None:
         before = mass.cumsum(0) - mass  # the token that crosses the threshold is still in
         mass = mass.masked_fill(before >= config.top_p, 0.0)
