@@ -49,6 +49,10 @@ LONG_FUNCTIONS: dict[str, str] = {
     "cli/chat.py:chat": "one line for each option",
     "nano/form.py:published_config": "a file, written out",
 }
+CROWDED_FUNCTIONS: dict[str, str] = {
+    "inference/chat.py:Chat.load": "where a model comes from, and how it talks: all by name",
+    "inference/embed.py:Embedder.load": "where a model comes from, and how it looks: all by name",
+}
 
 
 def layer_of(file: Path) -> str:
@@ -159,14 +163,18 @@ def test_the_list_of_long_things_is_true():
 
 def test_no_function_takes_too_many_arguments():
     """The command line is exempt: there each option is an argument."""
-    crowded = []
+    crowded, listed = [], set(CROWDED_FUNCTIONS)
     for file in FILES:
         if layer_of(file) == "cli":
             continue
         for name, node in functions(parse(file)):
             taken = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
             if len([a for a in taken if a not in ("self", "cls")]) > MOST_ARGUMENTS:
-                crowded.append(f"{where(file, node)} {name} takes {len(taken)}")
+                entry = f"{file.relative_to(SOURCE)}:{name}"
+                if entry not in CROWDED_FUNCTIONS:
+                    crowded.append(f"{where(file, node)} {name} takes {len(taken)}")
+                listed.discard(entry)
+    assert not listed, f"these are gone, or take few now: {listed}"
     assert not crowded, f"{MOST_ARGUMENTS} at most; make a frozen dataclass of what belongs together"
 
 

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from internvl.errors import InternVLError
 
 if TYPE_CHECKING:
+    from internvl.data.limits import Limits
     from internvl.data.prompts import Message, Text
+    from internvl.inference.attached import Pdf
     from internvl.inference.chat import Chat
     from internvl.inference.embed import Embedder
     from internvl.inference.sampling import SamplingConfig
@@ -29,9 +31,11 @@ __all__ = [
     # checkpoints
     "load", "load_encoder", "save",
     # talking to a model
-    "Chat", "SamplingConfig", "Message", "Text",
+    "Chat", "SamplingConfig", "Message", "Text", "Pdf",
     # pictures and texts as vectors
     "Embedder",
+    # what may be opened, and from where
+    "Limits",
     # what a user can cause
     "InternVLError",
     "__version__",
@@ -44,7 +48,9 @@ HOMES = {
     "Chat": "internvl.inference.chat",
     "Embedder": "internvl.inference.embed",
     "SamplingConfig": "internvl.inference.sampling",
+    "Limits": "internvl.data.limits",
     "Message": "internvl.data.prompts",
+    "Pdf": "internvl.inference.attached",
     "Text": "internvl.data.prompts",
 }
 """Where each public name lives."""

@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from internvl import Chat, Message, SamplingConfig, Text
+from internvl import Chat, Message, Pdf, SamplingConfig, Text
 from internvl.data.limits import Limits
 from internvl.data.prompts import Image, Video
 from internvl.errors import ContextOverflow, MediaError, PlaceholderMismatch, UsageError
-from internvl.inference.answer import GrowingText
+from internvl.inference import attached
+from internvl.inference.answer import Answer, GrowingText
 from internvl.inference.chat import context
 from internvl.inference.generate import Emitted
 from internvl.inference.sampling import Token
@@ -117,6 +118,16 @@ def test_a_stop_string_ends_an_answer(chat):
     assert answer.usage.completion < 10
 
 
+def test_a_stop_string_ends_a_beam_search_where_it_stands(chat):
+    beams = replace(SHORT, beams=3)
+    free = fresh(chat).ask("What is this?", sampling=beams)
+    stop = free.text[4:6]
+    answer = fresh(chat).ask("What is this?", sampling=replace(beams, stop=(stop,)))
+    assert (answer.text, answer.finish) == (free.text[: free.text.index(stop)].strip(), "stop")
+    assert answer.usage.completion == len(answer.logprobs) < free.usage.completion
+    assert answer.logprobs == free.logprobs[: len(answer.logprobs)]
+
+
 def test_a_seed_repeats_an_answer(chat):
     config = SamplingConfig(max_new_tokens=8, temperature=1.3, seed=3)
     texts = {fresh(chat).ask("What is this?", sampling=config).text for _ in range(2)}
@@ -205,6 +216,15 @@ def test_a_new_question_ends_the_stream_before_it(chat):
     assert answer.text == fresh(chat).ask("What is this?").text
 
 
+def test_what_was_shown_stays_as_it_was(chat):
+    """A caller who draws on a picture afterwards does not change the past."""
+    mine, frame = photo(1), photo(2)
+    first = chat.ask("What is this?", images=[mine], video=[frame])
+    mine.paste("red", (0, 0, 120, 90))
+    frame.paste("red", (0, 0, 120, 90))
+    assert chat.ask("And the colours?").usage.reused >= first.usage.prompt
+
+
 def test_reset_begins_anew(chat):
     first = chat.ask("What is this?")
     chat.ask("And?")
@@ -248,6 +268,24 @@ def test_a_batch_answers_what_each_question_gets_alone(chat):
         chat.batch(questions, batch_size=0)
 
 
+def test_a_batch_opens_the_pictures_of_one_group_at_a_time(chat, monkeypatch):
+    opened, groups, together = [], [], chat._together
+    monkeypatch.setattr(chat, "_together", lambda reads: groups.append(len(opened)) or together(reads))
+
+    def questions():
+        for i in range(5):
+            opened.append(i)
+            yield "What is this?", [photo(i, 20, 20)]
+
+    assert len(chat.batch(questions(), batch_size=2)) == 5
+    assert groups == [2, 4, 5]
+
+
+def test_a_question_of_a_batch_has_one_list_of_pictures(chat):
+    with pytest.raises(UsageError, match=r"a tuple of 3; expected \(question, pictures\)"):
+        chat.batch([("What is this?", [photo(1)], 4)])
+
+
 def test_video_frames_are_one_tile_each(chat):
     clip = Video(tuple(photo(i, 300, 100) for i in range(3)), (0.0, 0.5, 1.0))
     answer = chat.ask("What happens?", video=clip)
@@ -255,11 +293,53 @@ def test_video_frames_are_one_tile_each(chat):
     assert answer.frame_times == (0.0, 0.5, 1.0)
 
 
-def test_pages_share_their_tiles(chat):
-    pages = [photo(i, 210, 297) for i in range(9)]
-    answer = chat.ask("Summarise.", pdf=pages, max_tiles=12)
-    assert max(answer.tiles) <= 64 // 9 + 1
-    assert len(answer.tiles) == 9
+def test_frames_may_be_given_one_by_one(chat):
+    frames = [photo(i, 300, 100) for i in range(3)]
+    assert chat.ask("What happens?", video=frames) == fresh(chat).ask("What happens?", video=Video(tuple(frames)))
+    for wrong in ({"video": []}, {"video": frames, "frames": 2}, {"frames": 2}):
+        with pytest.raises(UsageError, match="frames"):
+            chat.ask("What happens?", **wrong)
+
+
+def wanted(answer: Answer) -> int:
+    """Tiles without thumbnails."""
+    return sum(tiles - (tiles > 1) for tiles in answer.tiles)
+
+
+@pytest.mark.parametrize(
+    ("photos", "pages", "asked_for"), [(1, 20, 4), (2, 3, 12), (0, 9, 12), (0, 9, None), (3, 0, 7)]
+)
+def test_pictures_and_pages_share_the_budget(chat, photos, pages, asked_for):
+    shown = {"images": [photo(i, 400, 100) for i in range(photos)], "pdf": [photo(i, 90, 360) for i in range(pages)]}
+    answer = chat.ask("Summarise.", **{name: media for name, media in shown.items() if media}, max_tiles=asked_for)
+    assert len(answer.tiles) == photos + pages
+    assert answer.max_tiles == (asked_for or 64)
+    assert wanted(answer) <= max(answer.max_tiles, photos + pages)
+    if asked_for is None:
+        assert wanted(answer) > pages, "64 tiles are enough for more than one each"
+
+
+def test_one_page_has_no_more_tiles_than_one_picture(chat):
+    paper, most = photo(1, 2000, 1600), chat.encoder.config.max_tiles
+    assert wanted(chat.ask("?", pdf=[paper])) == wanted(fresh(chat).ask("?", images=[paper])) <= most
+
+
+def test_pages_and_password_of_a_document(chat, tmp_path):
+    sheets = [Pillow.new("RGB", (90, 90 + 10 * i), "white") for i in range(3)]
+    sheets[0].save(tmp_path / "paper.pdf", save_all=True, append_images=sheets[1:])
+    assert len(chat.ask("?", pdf=tmp_path / "paper.pdf").tiles) == 3
+    some = fresh(chat).ask("?", pdf=Pdf(tmp_path / "paper.pdf", pages=[1, 3]))
+    assert len(some.tiles) == 2
+    with pytest.raises(UsageError, match="no page 4"):
+        chat.ask("?", pdf=Pdf(tmp_path / "paper.pdf", pages=[4]))
+    assert "secret" not in repr(Pdf("paper.pdf", password="secret"))
+
+
+def test_the_password_reaches_the_document(chat, monkeypatch):
+    given = {}
+    monkeypatch.setattr(attached, "open_pdf", lambda source, limits, **named: given.update(named) or [photo(1)])
+    chat.ask("?", pdf=Pdf("paper.pdf", password="secret"))
+    assert given == {"pages": None, "password": "secret"}
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -327,6 +407,31 @@ def test_limits_hold(loaded):
     narrow = fresh(loaded, limits=Limits(pixels=100))
     with pytest.raises(MediaError, match="pixels"):
         narrow.ask("What is this?", images=[photo(1)])
+
+
+def test_limits_hold_for_pages_and_frames(loaded):
+    narrow = fresh(loaded, limits=Limits(pixels=100))
+    for media in ({"pdf": [photo(1)]}, {"video": [photo(1)]}):
+        with pytest.raises(MediaError, match="pixels"):
+            narrow.ask("What is this?", **media)
+
+
+def test_a_budget_of_no_tiles_is_refused_at_once(loaded):
+    with pytest.raises(UsageError, match="max_tiles is 0"):
+        fresh(loaded, max_tiles=0)
+
+
+def test_a_model_is_asked_for_by_revision_and_token(monkeypatch):
+    asked = {}
+
+    def resolved(source, **named):
+        asked.update(named, source=source)
+        return golden("checkpoints/qwen2-v2_5-bf16")
+
+    monkeypatch.setattr("internvl.inference.chat.resolve", resolved)
+    chat = Chat.load("some/model", revision="v2", token="t", device="cpu", max_tiles=3, system="Be brief.")
+    assert asked == {"source": "some/model", "revision": "v2", "token": "t"}
+    assert (chat.max_tiles, chat.system) == (3, "Be brief.")
 
 
 def test_a_model_that_cannot_converse_says_so():

@@ -1,16 +1,22 @@
 """Embeddings: golden vectors through the whole path, and what a mistake says."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-from internvl.data.pair import encode_prompt, encode_texts
-from internvl.errors import UsageError
-from internvl.inference.embed import Embedder
+from internvl.data import media
+from internvl.data.limits import Limits
+from internvl.data.pair import encode_picture, encode_prompt, encode_texts
+from internvl.errors import MediaError, NoSuchName, UsageError
+from internvl.inference import embed
+from internvl.inference.embed import CAPTION, Embedder
+from internvl.inference.sampling import SamplingConfig
 from tests.conftest import golden
 
 UNIT = 2e-6
@@ -78,3 +84,85 @@ def test_towers_and_chat_models_embed_pictures_only(name, pool):
         embedder.texts(["a bus"])
     with pytest.raises(UsageError, match="nothing to embed"):
         embedder.images([])
+
+
+@pytest.mark.parametrize("wrong", [{"mode": "InternVL-g"}, {"pool": "men"}, {"fit": "stretched"}])
+def test_a_way_to_look_that_does_not_exist(wrong):
+    with pytest.raises(NoSuchName, match="Did you mean"):
+        Embedder.load("no/model", **wrong)
+    with pytest.raises(NoSuchName, match="Did you mean"):
+        Embedder(Embedder.load(golden("checkpoints/internvit-300m")).model, **wrong)
+
+
+def test_limits_hold():
+    embedder = Embedder.load(golden("checkpoints/internvit-300m"), limits=Limits(pixels=100))
+    with pytest.raises(MediaError, match="pixels"):
+        embedder.images([Image.new("RGB", (30, 40))])
+
+
+def test_an_address_is_fetched_where_limits_allow_it(monkeypatch, tmp_path):
+    Image.new("RGB", (30, 40), "red").save(tmp_path / "a.png")
+    monkeypatch.setattr(media, "fetch", lambda address, limits: limits.remote and (tmp_path / "a.png").read_bytes())
+    embedder = Embedder.load(golden("checkpoints/internvit-300m"), limits=Limits(remote=True))
+    assert embedder.images(["https://example.org/a.png"]).tolist() == embedder.images([tmp_path / "a.png"]).tolist()
+
+
+def test_a_model_is_asked_for_by_revision_and_token(monkeypatch):
+    asked = {}
+
+    def resolved(source, **named):
+        asked.update(named, source=source)
+        return golden("checkpoints/internvl-14b")
+
+    monkeypatch.setattr(embed, "resolve", resolved)
+    assert Embedder.load("some/model", revision="v2", token="t").tokenizer is not None
+    assert asked == {"source": "some/model", "revision": "v2", "token": "t"}
+
+
+# ---- captions --------------------------------------------------------------------------------------------------------
+
+PROMPT0 = ("prompt0_beams1", "prompt0_beams3", "prompt0_beams3_min8")
+
+
+@pytest.mark.parametrize("case", PROMPT0)
+def test_captions_are_those_of_the_golden_vectors(case, monkeypatch):
+    """The golden cases hold tiles, not pictures: these stand in for what the pictures become."""
+    case = json.loads(golden("vectors/internvl-14b.json").read_text())["generate"][case]
+    pixels = load_file(golden("vectors/internvl-14b.safetensors"))["pixel_values"]
+    embedder = Embedder.load(golden("checkpoints/internvl-14b"), dtype="float32", device="cpu")
+    monkeypatch.setattr(embedder, "_pixels", lambda sources, fit: pixels[[int(source) for source in sources]])
+    sampling = SamplingConfig(
+        max_new_tokens=case["max_new_tokens"], min_new_tokens=case.get("min_new_tokens", 0), beams=case["num_beams"]
+    )
+    expected = [embedder.tokenizer.decode(ids[1:]).strip() for ids in case["output_ids"]]
+    assert embedder.captions("0123", sampling=sampling) == expected
+    assert embedder.captions("0123", sampling=sampling, batch=3) == expected
+
+
+def test_captions_see_the_whole_picture_stretched_and_a_prompt_without_end(monkeypatch):
+    prompts, generate = [], embed.generate
+    monkeypatch.setattr(
+        embed, "generate", lambda model, given, cache: prompts.extend(given) or generate(model, given, cache=cache)
+    )
+    embedder = Embedder.load(golden("checkpoints/internvl-14b"), fit="crop")
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 90, 3), dtype=np.uint8))
+    square = Image.fromarray(encode_picture(wide, size=embedder.tile_size, fit="stretch"))
+    [caption, same] = embedder.captions([wide, square])
+    assert caption == same != ""
+    assert prompts[0].config == CAPTION
+    assert prompts[0].ids == encode_prompt(embedder.tokenizer)
+    assert prompts[0].stop_ids == (embedder.tokenizer.eos_id,)
+    stopped = replace(CAPTION, stop=(caption[5],))
+    assert embedder.captions([wide], sampling=stopped) == [caption[: caption.index(caption[5])].strip()]
+
+
+@pytest.mark.parametrize("name", ["internvl-c-pth", "internvit-300m"])
+def test_captions_need_a_model_that_writes_them(name):
+    embedder = Embedder.load(golden(f"checkpoints/{name}"))
+    with pytest.raises(UsageError, match="load an InternVL-14B"):
+        embedder.captions([Image.new("RGB", (30, 40))])
+
+
+def test_there_must_be_something_to_caption():
+    with pytest.raises(UsageError, match="nothing to caption"):
+        Embedder.load(golden("checkpoints/internvl-14b")).captions([])

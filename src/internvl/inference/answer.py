@@ -42,7 +42,8 @@ class Answer:
     tiles: tuple[int, ...]
     """Tiles that each picture of the conversation was cut into, the thumbnail included."""
     max_tiles: int
-    """The budget of tiles, thumbnails not counted, that the pictures of this question shared."""
+    """The budget of tiles, thumbnails not counted, that the pictures and pages of this question shared, at least one
+    each."""
     frame_times: tuple[float, ...] = ()
     """Seconds of the video frames of this question."""
     picture_size: tuple[int, int] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from PIL.Image import Image as Photo
 
@@ -12,44 +13,84 @@ from internvl.data.media import Source, open_image, open_pdf, open_video
 from internvl.data.prompts import Image, Message, Part, Text, Video
 from internvl.errors import UsageError
 
-Pages = list[Photo] | tuple[Photo, ...]
+Photos = list[Photo] | tuple[Photo, ...]
 
 PDF_TILES = 64
-"""All pages of a document share this many tiles, at least one each (the rule of the published MP-DocVQA evaluation)."""
+"""A question with a document has this many tiles if it asks for no other number, as many as the published MP-DocVQA
+evaluation shares among pages."""
+
+
+@dataclass(frozen=True)
+class Pdf:
+    """A document of which only some pages are shown, or that is locked.
+
+    >>> Pdf("paper.pdf", pages=[1, 2, 7])
+    Pdf(source='paper.pdf', pages=[1, 2, 7])
+    """
+
+    source: Source
+    pages: Sequence[int] | None = None
+    """Counted from 1; None: all."""
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Tiles, thumbnails not counted, that the pictures and pages of one question have."""
+
+    together: int
+    """What they share, at least one each."""
+    each: int
+    """What one of them has at most."""
+
+    def share(self, pictures: int) -> int:
+        """The part of one of so many."""
+        return max(1, min(self.each, self.together // max(1, pictures)))
 
 
 def photo_of(source: Source | Photo, limits: Limits = OPEN) -> Photo:
-    """A picture, opened through the one door of all media."""
-    return open_image(source, limits)
+    """A picture, opened through the one door of all media. Of a caller's own it is a copy: what is edited later is not
+    what was shown."""
+    photo = open_image(source, limits)
+    return photo.copy() if photo is source else photo
 
 
-def video_of(source: Source | Video, limits: Limits = OPEN, *, frames: int | None = None) -> Video:
+def video_of(source: Source | Video | Photos, limits: Limits = OPEN, *, frames: int | None = None) -> Video:
     """Frames of a video, evenly spread; `frames` None: as many as the door gives."""
-    if isinstance(source, Video):
-        return source
-    clip = open_video(source, limits) if frames is None else open_video(source, limits, frames=frames)
-    return Video(tuple(clip.frames), tuple(clip.times))
+    if not isinstance(source, Video | list | tuple):
+        clip = open_video(source, limits) if frames is None else open_video(source, limits, frames=frames)
+        return Video(tuple(clip.frames), tuple(clip.times))
+    if frames is not None:
+        raise UsageError(f"frames={frames} says how much of a file is read, but the frames themselves are given")
+    if isinstance(source, list | tuple):
+        source = Video(tuple(source))
+    if not source.frames:
+        raise UsageError("the video has no frames; give at least one, or no video")
+    return Video(tuple(photo_of(frame, limits) for frame in source.frames), source.times)
 
 
-def pages_of(source: Source | Pages, limits: Limits = OPEN) -> tuple[Photo, ...]:
+def pages_of(source: Source | Pdf | Photos, limits: Limits = OPEN) -> tuple[Photo, ...]:
     """The pages of a PDF as pictures."""
-    return tuple(source if isinstance(source, list | tuple) else open_pdf(source, limits))
+    if isinstance(source, list | tuple):
+        return tuple(photo_of(page, limits) for page in source)
+    pdf = source if isinstance(source, Pdf) else Pdf(source)
+    return tuple(open_pdf(pdf.source, limits, pages=pdf.pages, password=pdf.password))
 
 
 def asked(
     question: str | Text,
     *,
     images: Sequence[Source | Photo] = (),
-    video: Source | Video | None = None,
-    pdf: Source | Pages | None = None,
+    video: Source | Video | Photos | None = None,
+    pdf: Source | Pdf | Photos | None = None,
     frames: int | None = None,
-    max_tiles: int | None = None,
+    budget: Budget | None = None,
     limits: Limits = OPEN,
 ) -> Message:
     """A user's message. Pictures, pages and the video come before the question, or at its `<image>` and `<video>`.
 
-    max_tiles: what the pictures share, and the most that a page gets; None: the model has no tiling. Each picture keeps
-    its part for as long as the conversation lasts, whatever later questions ask for.
+    budget: what pictures and pages share; None: the model has no tiling. Each keeps its part for as long as the
+    conversation lasts, whatever later questions ask for.
     """
     # callers need not check their types
     if not isinstance(question, str | Text):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -58,12 +99,12 @@ def asked(
         )
     if isinstance(images, str | bytes | os.PathLike | Photo):
         raise UsageError("images is one picture; give a list, even of one: images=[...]")
-    share = None if max_tiles is None else max(1, max_tiles // max(1, len(images)))
-    parts: list[Part] = [Image(photo_of(image, limits), share) for image in images]
-    if pdf is not None:
-        pages = pages_of(pdf, limits)
-        share = None if max_tiles is None else max(1, min(max_tiles, PDF_TILES // max(1, len(pages))))
-        parts += [Image(page, share) for page in pages]
+    if frames is not None and video is None:
+        raise UsageError(f"frames={frames} says how much of a video is read, but there is none; give video=...")
+    photos = [photo_of(image, limits) for image in images]
+    photos += [] if pdf is None else pages_of(pdf, limits)
+    share = None if budget is None else budget.share(len(photos))
+    parts: list[Part] = [Image(photo, share) for photo in photos]
     if video is not None:
         parts.append(video_of(video, limits, frames=frames))
     return Message("user", (*parts, question))

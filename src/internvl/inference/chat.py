@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from internvl.data.media import Source
 from internvl.data.prompts import Message, Text, Video
 from internvl.errors import ContextOverflow, UsageError
 from internvl.inference.answer import Answer, GrowingText
-from internvl.inference.attached import Pages, asked
+from internvl.inference.attached import PDF_TILES, Budget, Pdf, Photos, asked
 from internvl.inference.generate import Emitted, Generation, generate
 from internvl.inference.rows import Prompt, new_cache
 from internvl.inference.sampling import SamplingConfig
@@ -56,12 +57,14 @@ class Chat:
         sampling: SamplingConfig | None = None,
         limits: Limits = OPEN,
     ) -> None:
-        """max_tiles: the budget of a question's pictures together, thumbnails not counted; None: the checkpoint's.
+        """max_tiles: the budget of a question's pictures and pages together, thumbnails not counted; None: the
+        checkpoint's for pictures, 64 where there is a document.
 
         system: None is the checkpoint's own message. limits: what media may be opened, and from where.
         """
         self.model, self.encoder = model.eval(), encoder
         self.max_tiles = max_tiles
+        self._budget(max_tiles, pdf=None)
         self.system = system
         self.limits = limits
         self.sampling = sampling or SamplingConfig()
@@ -81,20 +84,25 @@ class Chat:
         device: Device | Sequence[Device] | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
+        token: str | None = None,
         compat: Literal["original"] | None = None,
-        **chat: Any,
+        max_tiles: int | None = None,
+        system: str | None = None,
+        sampling: SamplingConfig | None = None,
+        limits: Limits = OPEN,
     ) -> Chat:
-        """A hub id, zoo name or folder (None: the embedded nano), ready to talk; `chat` are the arguments of `Chat`.
+        """A hub id, zoo name or folder (None: the embedded nano), ready to talk.
 
-        device and dtype None: what there is, and what it computes fast. `compat="original"` repeats what the original
-        `chat()` does where that differs.
+        revision and token: of a model on the hub. max_tiles, system, sampling and limits are those of `Chat`. device
+        and dtype None: what there is, and what it computes fast. `compat="original"` repeats what the original `chat()`
+        does where that differs.
         """
         devices_here(device)  # a wrong name is said before anything is downloaded
-        path = resolve(source, revision=revision)
+        path = resolve(source, revision=revision, token=token)
         encoder = load_encoder(path, compat=compat)  # first: it says at once if this is no model that converses
         model = load(path, device=device, dtype=dtype, compat=compat)
         assert isinstance(model, ChatModel)
-        return cls(model, encoder, **chat)
+        return cls(model, encoder, max_tiles=max_tiles, system=system, sampling=sampling, limits=limits)
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
@@ -103,8 +111,8 @@ class Chat:
         question: Question,
         *,
         images: Sequence[Source | Photo] = (),
-        video: Source | Video | None = None,
-        pdf: Source | Pages | None = None,
+        video: Source | Video | Photos | None = None,
+        pdf: Source | Pdf | Photos | None = None,
         frames: int | None = None,
         max_tiles: int | None = None,
         sampling: SamplingConfig | None = None,
@@ -112,12 +120,14 @@ class Chat:
         """Continue the conversation by a question and its answer.
 
         Pictures are paths, addresses, bytes or Pillow pictures. They come before the question, or at each `<image>`
-        that a `str` question holds; pass what strangers wrote as `Text`, in which nothing is a placeholder.
+        that a `str` question holds; pass what strangers wrote as `Text`, in which nothing is a placeholder. A video may
+        be a list of its frames, a document a list of its pages, or a `Pdf` that says which pages and the password.
         """
-        message = self._asked(question, max_tiles, images=images, video=video, pdf=pdf, frames=frames)
+        budget = self._budget(max_tiles, pdf)
+        message = self._asked(question, budget, images=images, video=video, pdf=pdf, frames=frames)
         if (sampling or self.sampling).beams > 1:
-            return self._search(message, max_tiles, sampling)
-        stream = self._start(message, max_tiles, sampling)
+            return self._search(message, budget, sampling)
+        stream = self._start(message, budget, sampling)
         for _ in stream:
             pass
         return stream.answer
@@ -127,17 +137,18 @@ class Chat:
         question: Question,
         *,
         images: Sequence[Source | Photo] = (),
-        video: Source | Video | None = None,
-        pdf: Source | Pages | None = None,
+        video: Source | Video | Photos | None = None,
+        pdf: Source | Pdf | Photos | None = None,
         frames: int | None = None,
         max_tiles: int | None = None,
         sampling: SamplingConfig | None = None,
     ) -> Stream:
         """`ask`, piece by piece. The pieces add up to the answer's text."""
-        message = self._asked(question, max_tiles, images=images, video=video, pdf=pdf, frames=frames)
+        budget = self._budget(max_tiles, pdf)
+        message = self._asked(question, budget, images=images, video=video, pdf=pdf, frames=frames)
         if (sampling or self.sampling).beams > 1:
             raise UsageError("beam search knows its answer only at the end; use ask(), or beams=1 to stream")
-        return self._start(message, max_tiles, sampling)
+        return self._start(message, budget, sampling)
 
     def batch(
         self,
@@ -149,18 +160,18 @@ class Chat:
     ) -> list[Answer]:
         """Answer questions, each with its pictures, that have nothing to do with each other or with the conversation.
 
+        Their pictures are opened `batch_size` questions at a time.
+
         >>> chat.batch([("Which dish?", ["a.jpg"]), "What is 2 + 2?"])  # doctest: +SKIP
         """
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
-        messages = [
-            self._asked(question, max_tiles, images=images)
-            for question, images in (one if isinstance(one, tuple) else (one, ()) for one in questions)
-        ]
+        budget = self._budget(max_tiles, pdf=None)
+        messages = (self._asked(question, budget, images=images) for question, images in map(_pair, questions))
+        reads = (self._read([message], budget, sampling) for message in messages)
         answers: list[Answer] = []
-        for start in range(0, len(messages), batch_size):
-            group = messages[start : start + batch_size]
-            answers += self._together([self._read([message], max_tiles, sampling) for message in group])
+        while group := list(islice(reads, batch_size)):
+            answers += self._together(group)
         return answers
 
     def reset(self) -> None:
@@ -170,17 +181,21 @@ class Chat:
 
     # ---- how ---------------------------------------------------------------------------------------------------------
 
-    def _asked(self, question: Question, max_tiles: int | None, **media: Any) -> Message:
-        return asked(question, max_tiles=self._budget(max_tiles), limits=self.limits, **media)
+    def _asked(self, question: Question, budget: Budget | None, **media: Any) -> Message:
+        return asked(question, budget=budget, limits=self.limits, **media)
 
-    def _budget(self, max_tiles: int | None) -> int | None:
-        """Tiles that a question's pictures may have together; None where the model sees each as one tile."""
+    def _budget(self, max_tiles: int | None, pdf: Source | Pdf | Photos | None) -> Budget | None:
+        """Tiles that a question's pictures and pages may have; None where the model sees each as one tile."""
         config, asked_for = self.encoder.config, self.max_tiles if max_tiles is None else max_tiles
         if asked_for is not None and asked_for < 1:
             raise UsageError(f"max_tiles is {asked_for}; it must be at least 1")
-        return asked_for or (config.max_tiles if config.dynamic else None)
+        if asked_for is not None:
+            return Budget(asked_for, asked_for)
+        if not config.dynamic:
+            return None
+        return Budget(config.max_tiles if pdf is None else PDF_TILES, config.max_tiles)
 
-    def _read(self, messages: Sequence[Message], max_tiles: int | None, sampling: SamplingConfig | None) -> Read:
+    def _read(self, messages: Sequence[Message], budget: Budget | None, sampling: SamplingConfig | None) -> Read:
         """Encode a conversation and see that it fits."""
         sampling = sampling or self.sampling
         system = () if self.system is None else (Message("system", (Text(self.system),)),)
@@ -199,9 +214,8 @@ class Chat:
         new = min(sampling.max_new_tokens, room)
         sampling = replace(sampling, max_new_tokens=new, min_new_tokens=min(sampling.min_new_tokens, new))
         times = [part.times or () for part in messages[-1].parts if isinstance(part, Video)]
-        return Read(
-            encoded, pictures, keys, sampling, self._budget(max_tiles) or 1, tuple(t for one in times for t in one)
-        )
+        shared = budget.together if budget else 1
+        return Read(encoded, pictures, keys, sampling, shared, tuple(t for one in times for t in one))
 
     def _prompt(self, read: Read, reused: int = 0) -> Prompt:
         """What is left to read of a conversation of which the cache holds the first tokens."""
@@ -211,9 +225,9 @@ class Chat:
         seen = self._features.of(left, self.report or (lambda done, total: None))
         return Prompt(read.encoded.input_ids[reused:], seen, read.sampling, self.encoder.stop_ids, self._counted)
 
-    def _start(self, message: Message, max_tiles: int | None, sampling: SamplingConfig | None) -> Stream:
+    def _start(self, message: Message, budget: Budget | None, sampling: SamplingConfig | None) -> Stream:
         self._stop()  # two answers cannot grow in one cache
-        read = self._read([*self.history, message], max_tiles, sampling)
+        read = self._read([*self.history, message], budget, sampling)
         self._running = Stream(self._pieces(message, read))
         return self._running
 
@@ -240,10 +254,10 @@ class Chat:
         self._remember(message, answer)
         return answer
 
-    def _search(self, message: Message, max_tiles: int | None, sampling: SamplingConfig | None) -> Answer:
+    def _search(self, message: Message, budget: Budget | None, sampling: SamplingConfig | None) -> Answer:
         """An answer by beam search, which needs a cache of its own."""
         self._stop()
-        [answer] = self._together([self._read([*self.history, message], max_tiles, sampling)])
+        [answer] = self._together([self._read([*self.history, message], budget, sampling)])
         self._remember(message, answer)
         return answer
 
@@ -255,6 +269,8 @@ class Chat:
                 [done] = generate(self.model, [prompt], cache=new_cache(self.model, [prompt]))
                 for place, token in enumerate(done.tokens, start=1):
                     row.hear(Emitted(0, token, done.finish if place == len(done.tokens) else None))
+                    if row.text.stopped:
+                        break
         else:
             run = Generation(self.model, prompts, cache=new_cache(self.model, prompts))
             for emitted in run:
@@ -282,6 +298,16 @@ class Chat:
 
     def _remember(self, message: Message, answer: Answer) -> None:
         self.history += [message, Message("assistant", (Text(answer.text),))]
+
+
+def _pair(one: Any) -> tuple[Question, Sequence[Source | Photo]]:
+    """A question of a batch and its pictures."""
+    if not isinstance(one, tuple):
+        return one, ()
+    given = cast(tuple[Any, ...], one)
+    if len(given) != 2:
+        raise UsageError(f"a question of a batch is a tuple of {len(given)}; expected (question, pictures)")
+    return given[0], given[1]
 
 
 def context(config: TextConfig) -> int:
