@@ -2,7 +2,7 @@
 
 import pytest
 
-from internvl.cli.words import Words, sort_words
+from internvl.cli.words import Words, existing, existing_file, page_numbers, sort_words
 from internvl.errors import UsageError
 
 
@@ -30,6 +30,7 @@ def here(tmp_path, monkeypatch):
         (["Photo.jpg", "Is it a .jpg"], ("Photo.jpg",), "Is it a .jpg"),
         (["Photo.jpg", "q" * 5000], ("Photo.jpg",), "q" * 5000),
         (["Photo.jpg", "nul\0 byte"], ("Photo.jpg",), "nul\0 byte"),
+        (["~nobody/by that name?"], (), "~nobody/by that name?"),
     ],
 )
 def test_words_are_told_apart(here, words, images, question):
@@ -52,3 +53,25 @@ def test_words_are_told_apart(here, words, images, question):
 def test_a_wrong_word_is_explained(here, words, says):
     with pytest.raises(UsageError, match=says):
         sort_words(words)
+
+
+def test_a_home_folder_is_written_out(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.setenv("USERPROFILE", str(here))
+    assert sort_words(["~/Photo.jpg", "What?"]) == Words((str(here / "Photo.jpg"),), "What?")
+    assert existing("~/Photo.jpg") == existing_file("~/Photo.jpg") == str(here / "Photo.jpg")
+    assert existing_file("https://example.org/~/a.mp4") == "https://example.org/~/a.mp4"
+    for wrong in ("~/album", "~/gone.mp4", "~nobody/gone.mp4"):
+        with pytest.raises(UsageError, match=r"is a folder|no such file"):
+            existing_file(wrong)
+
+
+def test_pages_are_named_as_in_print():
+    assert page_numbers("1-3,7") == [1, 2, 3, 7]
+    assert page_numbers(" 2 - 2 , 1") == [2, 1]
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,,2", "3-1", "one", "1-", "-1", "1-999999", "9999999999", "\u0661"])
+def test_pages_that_are_none(text):
+    with pytest.raises(UsageError, match="pages '"):
+        page_numbers(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,8 +24,10 @@ def chat(
     model: Annotated[str | None, typer.Option(metavar="M", help="Hub id, zoo name or folder. Default: nano.")] = None,
     video: Annotated[str | None, typer.Option(metavar="F", help="A video.")] = None,
     pdf: Annotated[str | None, typer.Option(metavar="F", help="A PDF; every page is a picture.")] = None,
+    pages: Annotated[str | None, typer.Option(metavar="1-3,7", help="Of the PDF. Default: all.")] = None,
+    password: Annotated[str | None, typer.Option(metavar="TEXT", help="Of a locked PDF.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole answer as one JSON object.")] = False,
-    max_tiles: Annotated[int | None, typer.Option(help="Tiles that the pictures share. Default: the model's.")] = None,
+    max_tiles: Annotated[int | None, typer.Option(help="Shared by pictures and pages. Default: the model's.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames read from a video.")] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message. Default: the model's.")] = None,
     temperature: Annotated[float, typer.Option(help="0: the likeliest answer; above: sampled.")] = 0.0,
@@ -38,6 +39,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 1024,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: what there is.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. Default: what is fast there.")] = None,
+    revision: Annotated[str | None, typer.Option(metavar="R", help="Branch, tag or commit of a hub model.")] = None,
 ) -> None:
     """Ask about pictures, a video or a document.
 
@@ -49,19 +51,21 @@ def chat(
 
     internvl chat photo.jpg      (a conversation; /help lists its commands)
     """
-    from internvl.cli.words import sort_words
+    from internvl.cli.words import existing_file, sort_words
 
     given = sort_words(words or [])
     question = _question(given.question, as_json=as_json)
-    for name in (video, pdf):
-        _expect_file(name)
+    video, pdf = (None if name is None else existing_file(name) for name in (video, pdf))
     if frames is not None and question is not None and video is None:
         raise UsageError(f"--frames {frames} says how much of a video is read; give the video: --video FILE")
+    if pdf is None and (pages is not None or (password is not None and question is not None)):
+        raise UsageError("--pages and --password belong to a document; give it: --pdf FILE")
 
     from internvl.cli.conversation import Conversation, Media
     from internvl.cli.terminal import waiting
 
-    media = Media.open(given.images, video=video, pdf=pdf, frames=frames)  # before the model: mistakes show at once
+    # before the model: mistakes show at once
+    media = Media.open(given.images, video=video, frames=frames, pdf=pdf, pages=pages, password=password)
 
     from internvl.inference.sampling import SamplingConfig
     from internvl.weights.load import resolve
@@ -75,13 +79,13 @@ def chat(
         beams=beams,
         seed=seed,
     )
-    path = resolve(model)  # a download shows its own progress
+    path = resolve(model, revision=revision)  # a download shows its own progress
     with waiting(f"loading {model or 'nano'}"):
         from internvl import Chat as Talk
 
         talk = Talk.load(path, device=device, dtype=dtype, max_tiles=max_tiles, system=system, sampling=sampling)
     if question is None:
-        Conversation(talk, media, frames=frames, name=model or "nano").run()
+        Conversation(talk, media, name=model or "nano", frames=frames, password=password).run()
     elif as_json:
         _print_json(talk, question, media, model or "nano")
     else:
@@ -96,17 +100,13 @@ def _question(word: str | None, *, as_json: bool) -> str | None:
         if as_json:
             raise UsageError("--json answers one question; give it as the last argument, or pipe it in")
         return None
-    piped = sys.stdin.read().strip()
+    try:
+        piped = sys.stdin.read().strip()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the question from the pipe is no {error.encoding} text; is it a picture?") from None
     if not piped:
         raise UsageError('no question; give it in quotes as the last argument: internvl chat photo.jpg "What is this?"')
     return piped
-
-
-def _expect_file(name: str | None) -> None:
-    from internvl.cli.words import ADDRESS, no_such_file
-
-    if name is not None and not ADDRESS.match(name) and not Path(name).expanduser().is_file():
-        raise no_such_file(name)
 
 
 def _print_answer(talk: Chat, question: str, media: Media) -> None:

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from internvl.cli.terminal import complain, waiting
-from internvl.errors import InternVLError, UsageError, find
+from internvl.errors import ContextOverflow, InternVLError, UsageError, find
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Photo
@@ -34,17 +34,24 @@ class Media:
 
     @classmethod
     def open(
-        cls, images: Sequence[str] = (), *, video: str | None = None, pdf: str | None = None, frames: int | None = None
+        cls,
+        images: Sequence[str] = (),
+        *,
+        video: str | None = None,
+        frames: int | None = None,
+        pdf: str | None = None,
+        pages: str | None = None,
+        password: str | None = None,
     ) -> Media:
         """Read files or addresses; `MediaError` says which cannot be used and why."""
-        from internvl.data.limits import Limits
-        from internvl.inference.attached import pages_of, photo_of, video_of
+        from internvl.cli.words import limits, page_numbers
+        from internvl.inference.attached import Pdf, pages_of, photo_of, video_of
 
-        limits = Limits(remote=True, schemes=("s3", "gs", "hf"))  # whoever types an address wants it fetched
+        allowed, numbers = limits(), None if pages is None else page_numbers(pages)
         return cls(
-            images=tuple(photo_of(image, limits) for image in images),
-            video=None if video is None else video_of(video, limits, frames=frames),
-            pages=() if pdf is None else pages_of(pdf, limits),
+            images=tuple(photo_of(image, allowed) for image in images),
+            video=None if video is None else video_of(video, allowed, frames=frames),
+            pages=() if pdf is None else pages_of(Pdf(pdf, pages=numbers, password=password), allowed),
         )
 
     def __add__(self, other: Media) -> Media:
@@ -77,8 +84,12 @@ def say(talk: Chat, question: str, media: Media) -> Answer:
 class Conversation:
     """Reads lines until the end: questions, and commands that begin with a slash."""
 
-    def __init__(self, talk: Chat, media: Media, *, frames: int | None, name: str) -> None:
-        self._talk, self._media, self._frames, self._name = talk, media, frames, name
+    def __init__(
+        self, talk: Chat, media: Media, *, name: str, frames: int | None = None, password: str | None = None
+    ) -> None:
+        """frames and password: of every video and document that is shown."""
+        self._talk, self._media, self._name = talk, media, name
+        self._frames, self._password = frames, password
         self._open = True
 
     def run(self) -> None:
@@ -96,6 +107,9 @@ class Conversation:
                 return
             except KeyboardInterrupt:
                 print()
+                continue
+            except UnicodeDecodeError as error:
+                complain(f"that line is no {error.encoding} text")
                 continue
             self.hear(line.strip())
 
@@ -116,7 +130,13 @@ class Conversation:
 
     def _answer(self, question: str) -> None:
         start = time.perf_counter()
-        answer = say(self._talk, question, self._media)
+        try:
+            answer = say(self._talk, question, self._media)
+        except ContextOverflow:
+            if str(self._media):  # kept, it would make every further question too long
+                print(f"Not attached any more: {self._media}.")
+            self._media = Media()
+            raise
         self._media = Media()
         print()
         if sys.stdout.isatty():
@@ -131,16 +151,17 @@ class Conversation:
     def commands(self) -> dict[str, tuple[Callable[[str], None], str]]:
         """What a line that begins with a slash may say."""
         return {
-            "/image": (self._image, "/image FILE...  show pictures with the next question"),
-            "/video": (self._video, "/video FILE     show a video with the next question"),
-            "/pdf": (self._pdf, "/pdf FILE       show the pages of a document with the next question"),
+            "/image": (self._image, "/image FILE...     show pictures with the next question"),
+            "/video": (self._video, "/video FILE        show a video with the next question"),
+            "/pdf": (self._pdf, "/pdf FILE [1-3,7]  show a document, or these pages of it, with the next question"),
+            "/clear": (self._clear, "/clear             show nothing with the next question after all"),
             "/system": (
                 self._system,
-                "/system TEXT    set the system message and start anew; without TEXT: the model's own",
+                "/system TEXT       set the system message and start anew; without TEXT: the model's own",
             ),
-            "/reset": (self._reset, "/reset          forget the conversation"),
-            "/help": (self._help, "/help           this list"),
-            "/quit": (self._quit, "/quit           leave (so does Ctrl-D)"),
+            "/reset": (self._reset, "/reset             forget the conversation"),
+            "/help": (self._help, "/help              this list"),
+            "/quit": (self._quit, "/quit              leave (so does Ctrl-D)"),
         }
 
     def _attach(self, media: Media) -> None:
@@ -148,13 +169,22 @@ class Conversation:
         print(f"With your next question: {self._media}.")
 
     def _image(self, names: str) -> None:
-        self._attach(Media.open(_names(names, "/image")))
+        self._attach(Media.open([_file(name) for name in _names(names, "/image")]))
 
     def _video(self, name: str) -> None:
         self._attach(Media.open(video=_one(name, "/video"), frames=self._frames))
 
-    def _pdf(self, name: str) -> None:
-        self._attach(Media.open(pdf=_one(name, "/pdf")))
+    def _pdf(self, text: str) -> None:
+        names = _names(text, "/pdf")
+        if len(names) > 2:
+            raise UsageError("/pdf takes one file and its pages; put a name with spaces in quotes")
+        pages = names[1] if len(names) == 2 else None
+        self._attach(Media.open(pdf=_file(names[0]), pages=pages, password=self._password))
+
+    def _clear(self, rest: str) -> None:
+        _expect_nothing(rest, "/clear")
+        self._media = Media()
+        print("Nothing goes with your next question.")
 
     def _system(self, text: str) -> None:
         self._talk.system = text or None
@@ -176,23 +206,27 @@ class Conversation:
 
 
 def _names(text: str, command: str) -> list[str]:
-    """File names of a line, quoted as in a shell."""
+    """The words of a line, quoted as in a shell; the first is the name of a file."""
     try:
         names = shlex.split(text)
     except ValueError as error:
         raise UsageError(f"{command}: {error}; close the quotation mark") from None
     if not names:
         raise UsageError(f"{command} needs the name of a file")
+    return names
+
+
+def _file(name: str) -> str:
     from internvl.cli.words import existing
 
-    return [existing(name) for name in names]
+    return existing(name)
 
 
 def _one(text: str, command: str) -> str:
     names = _names(text, command)
     if len(names) > 1:
         raise UsageError(f"{command} takes one file; put a name with spaces in quotes")
-    return names[0]
+    return _file(names[0])
 
 
 def _expect_nothing(rest: str, command: str) -> None:

@@ -23,13 +23,15 @@ def embed(
     fit: Annotated[Literal["crop", "stretch"], typer.Option(help="How a picture is made square.")] = "crop",
     out: Annotated[Path | None, typer.Option(metavar="F.npy", help="Write one array (N, dim) there.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: what there is.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. Default: what is fast there.")] = None,
+    revision: Annotated[str | None, typer.Option(metavar="R", help="Branch, tag or commit of a hub model.")] = None,
 ) -> None:
     """Unit vectors of pictures, and of texts where the model has a text side; pictures first, then texts.
 
     Prints one JSON object a line, {"source": ..., "vector": [...]}, or writes an array with --out.
     """
     from internvl.cli.terminal import waiting
-    from internvl.cli.words import existing
+    from internvl.cli.words import existing, limits
 
     images, texts = [existing(image) for image in images or []], text or []
     if not images and not texts:
@@ -44,10 +46,10 @@ def embed(
     from internvl.inference.embed import Embedder
     from internvl.weights.load import resolve
 
-    path = resolve(model)
+    path = resolve(model, revision=revision)
     with waiting(f"loading {model or 'nano'}"):
         full = "InternVL-C" if mode == "C" else "InternVL-G"
-        embedder = Embedder.load(path, mode=full, pool=pool, fit=fit, device=device)
+        embedder = Embedder.load(path, mode=full, pool=pool, fit=fit, device=device, dtype=dtype, limits=limits())
     with waiting("looking"):
         found = [embedder.images(images)] if images else []
         found += [embedder.texts(texts)] if texts else []

@@ -5,6 +5,7 @@ Exit status: 0 done; 1 whoever read our output has gone; 2 a user's mistake, tol
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,14 @@ from internvl.cli.terminal import complain
 from internvl.cli.zoo import zoo
 from internvl.errors import InternVLError
 
-MISTAKE: type[Exception] = typer.BadParameter.__mro__[2]
-"""What the parser raises on a wrong command line (`ClickException`; typer does not export it)."""
+MISTAKE: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if issubclass(kind, Exception) and kind.__name__ == "ClickException"
+)
+"""What the parser raises on a wrong command line; typer exports only kinds of it."""
 
+OUT_OF_MEMORY = (
+    "there is not enough memory; take a smaller model (internvl zoo lists them), --dtype bfloat16, or fewer tiles"
+)
 INTERRUPTED = 130
 PIPE_CLOSED = 1
 
@@ -58,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit status."""
+    _say_what_can_be_said()
     try:
         status = app(args=list(arguments), prog_name="internvl", standalone_mode=False)
         sys.stdout.flush()
@@ -73,4 +80,20 @@ def run(arguments: Sequence[str]) -> int:
         return PIPE_CLOSED
     except OSError as error:
         return complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return complain(OUT_OF_MEMORY)
     return status if isinstance(status, int) else 0
+
+
+def _say_what_can_be_said() -> None:
+    """An answer in Chinese at a terminal that has no such letters is question marks, not a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's own error, an accelerator's, or what torch says of the CPU's memory: a plain RuntimeError."""
+    told = "allocate memory" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or told
