@@ -1,13 +1,17 @@
 """What a model is, as values. The code asks these values, never names of models.
 
-Each config is frozen and checks the relations between its own fields when it is made; how it is read from and
+Each config is frozen and checks its fields, and the relations between them, when it is made; how it is read from and
 written to the `config.json` of each public layout is the business of `internvl.weights.sidecars`.
 """
 
 from __future__ import annotations
 
+import math
+import types
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from internvl.errors import ConfigError
 
@@ -16,14 +20,60 @@ Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
 RopeKind = Literal["linear", "dynamic", "llama3", "longrope", "yarn"]
 
 
-def _positive(owner: str, **values: float) -> None:
-    for name, value in values.items():
-        if value <= 0:
-            raise ConfigError(f"{owner}: {name} is {value}; it must be positive")
+_WIDTH, _HEADS, _LENGTH, _SHARE = (1, 1 << 20), (1, 1 << 12), (1, 1 << 31), (0, 1)
+RANGES: Mapping[str, tuple[float, float]] = {
+    "image_size": (1, 1 << 14), "patch_size": (1, 1 << 10), "layers": (1, 1000), "vocab": (1, 1 << 24),
+    "dim": _WIDTH, "mlp_dim": _WIDTH, "embed_dim": _WIDTH, "pool_dim": (0, 1 << 20), "head_dim": (1, 1 << 12),
+    "heads": _HEADS, "kv_heads": _HEADS, "pool_heads": _HEADS, "count": (1, 1 << 12), "active": (1, 1 << 12),
+    "queries": (0, 1 << 16), "cross_every": (1, 1000), "window": _LENGTH, "max_positions": _LENGTH, "original": _LENGTH,
+    "image_token": (-1000, 1 << 24), "eps": _SHARE, "drop_path": _SHARE, "dropout": _SHARE, "attention_dropout": _SHARE,
+    "downsample": (1 / 64, 1), "rope_theta": (1, 1e15), "factor": (1e-3, 1e6), "attention_factor": (1e-3, 1e6),
+    "low_freq": (1e-3, 1e6), "high_freq": (1e-3, 1e6), "beta_fast": (1e-3, 1e6), "beta_slow": (1e-3, 1e6),
+}  # fmt: skip
+"""First and last sane value of a field, in whichever config it stands: far beyond the family, far below what hangs."""
+
+
+def check_field(owner: str, name: str, value: Any, kind: Any) -> None:
+    """A value must be of its field's type and in its range; a `config.json` may say anything."""
+    if not _fits(value, kind):
+        shown = kind.__name__ if type(kind) is type else str(kind).removeprefix("typing.")
+        raise ConfigError(f"{owner}: {name} is {value!r:.80}; expected {shown}")
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    if value is not None and name in RANGES and not low <= value <= high:
+        raise ConfigError(f"{owner}: {name} is {value!r:.80}; expected {low} to {high}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type; an int will do for a float, a bool is neither."""
+    origin = get_origin(kind)
+    if origin in (types.UnionType, Union):
+        return any(_fits(value, one) for one in get_args(kind))
+    if origin is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(one, get_args(kind)[0]) for one in value)
+    if kind is float:
+        return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 1 << 53)
+    return type(value) is kind
+
+
+@cache
+def _kinds(owner: type[Any]) -> Mapping[str, Any]:
+    return get_type_hints(owner)
+
+
+class _Checked:
+    """Types and ranges of all fields, from their annotations."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds(type(self)).items():
+            check_field(type(self).__name__, name, value := getattr(self, name), kind)
+            if kind is float:  # JSON writes 1.0 as 1
+                object.__setattr__(self, name, float(value))
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionConfig:
+class VisionConfig(_Checked):
     """InternViT. The defaults are the 300M tower at 448 px."""
 
     image_size: int = 448
@@ -51,8 +101,7 @@ class VisionConfig:
     pool_heads: int = 16
 
     def __post_init__(self) -> None:
-        _positive("VisionConfig", image_size=self.image_size, patch_size=self.patch_size, dim=self.dim,
-                  layers=self.layers, heads=self.heads, mlp_dim=self.mlp_dim)  # fmt: skip
+        super().__post_init__()
         if self.dim % self.heads:
             raise ConfigError(f"VisionConfig: dim ({self.dim}) must be a multiple of heads ({self.heads})")
         if self.image_size < self.patch_size:
@@ -65,7 +114,7 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RopeScaling:
+class RopeScaling(_Checked):
     """How rotary positions are stretched beyond the length the decoder was pre-trained with.
 
     | kind       | uses                                                 | source                              |
@@ -97,7 +146,7 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experts:
+class Experts(_Checked):
     """The mixture-of-experts MLP of Qwen3-MoE and GPT-OSS."""
 
     count: int
@@ -114,12 +163,13 @@ class Experts:
     """Layers that keep the ordinary MLP."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.active <= self.count:
             raise ConfigError(f"Experts: active ({self.active}) must be between 1 and count ({self.count})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
+class TextConfig(_Checked):
     """One decoder for Llama, InternLM2/3, Phi-3, Qwen2, Qwen3, Qwen3-MoE and GPT-OSS."""
 
     vocab: int
@@ -149,8 +199,7 @@ class TextConfig:
     experts: Experts | None = None
 
     def __post_init__(self) -> None:
-        _positive("TextConfig", vocab=self.vocab, dim=self.dim, layers=self.layers, heads=self.heads,
-                  kv_heads=self.kv_heads, max_positions=self.max_positions, rope_theta=self.rope_theta)  # fmt: skip
+        super().__post_init__()
         if self.heads % self.kv_heads:
             raise ConfigError(f"TextConfig: heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.head_dim is None:
@@ -180,7 +229,7 @@ class TextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatConfig:
+class ChatConfig(_Checked):
     """A vision tower, a projector and a decoder."""
 
     vision: VisionConfig
@@ -200,6 +249,7 @@ class ChatConfig:
     """Side of one tile in pixels; None: the tower's own."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         side = round(1 / self.downsample)
         if self.projector == "mlp1" and (self.tile_size // self.vision.patch_size) % side:
             raise ConfigError(
@@ -223,7 +273,7 @@ class ChatConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairConfig:
+class PairConfig(_Checked):
     """InternVL-C and InternVL-G: a vision tower and a text tower that end in one embedding space."""
 
     vision: VisionConfig

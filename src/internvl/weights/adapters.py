@@ -29,6 +29,7 @@ TARGETS = (
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
 """Endings of the linear layers that carry an adapter, in the tower and in every decoder."""
+HIGHEST_RANK = 1 << 16
 
 
 def targets(model: nn.Module, part: str) -> list[str]:
@@ -56,7 +57,7 @@ def agree(raw: Raw, ranks: Mapping[str, str], names: Collection[str], where: str
     """The ranks in a config and the adapters among the tensors must tell the same story."""
     for part, key in ranks.items():
         here = any(name.startswith(part) and ".lora_A." in name for name in names)
-        rank = int(raw.get(key) or 0)
+        rank = stated_rank(raw, key)
         if here and not rank:
             raise KeyMismatch(
                 f"{where}: holds adapters under {part} but config.json says {key} 0; set it to their rank"
@@ -66,6 +67,16 @@ def agree(raw: Raw, ranks: Mapping[str, str], names: Collection[str], where: str
                 f"{where}: config.json says {key} {rank} but there is no adapter under {part}; "
                 "if they were merged, set it to 0"
             )
+
+
+def stated_rank(raw: Raw, key: str) -> int:
+    """The rank that a config gives; 0 where it gives none."""
+    value = raw.get(key)
+    if value is not None and not (isinstance(value, int) and 0 <= value <= HIGHEST_RANK):
+        raise ConfigError(
+            f"config.json: {key} is {value!r:.80}; expected the rank of the adapters, 0 where there are none"
+        )
+    return int(value or 0)
 
 
 def rank(tensors: Mapping[str, Handle], part: str) -> int:

@@ -23,7 +23,7 @@ from internvl.models.vit import VisionTransformer
 from internvl.weights import adapters
 from internvl.weights.families import Raw
 from internvl.weights.files import Handle, Weights, open_weights
-from internvl.weights.formats import Layout, Seen, layout_of, parse_json
+from internvl.weights.formats import Layout, Seen, blamed_on, layout_of, parse_json
 from internvl.weights.keys import LLAVA_TOWER, Dialect, ModelConfig
 from internvl.weights.rules import KeyTable, Step, Together, some
 
@@ -106,15 +106,16 @@ def describe(source: Path) -> tuple[Seen, Layout, ModelConfig, tuple[Weights, ..
     """What stands in a folder of any layout, or beside a `.pth`, and what model it says it is."""
     weights = open_weights(source)
     seen = _look(source, weights.handles())
-    layout = layout_of(seen.config, seen.tensors, seen.where)
-    if layout.name != "llava" or any(name.startswith(LLAVA_TOWER) for name in seen.tensors):
-        return seen, layout, layout.read(seen), (weights,)
-    folder = _tower_beside(source, seen.config)
-    tower = open_weights(folder)
-    inside = {LLAVA_TOWER + name: handle for name, handle in tower.handles().items()}
-    config = parse_json((folder / "config.json").read_bytes(), f"{folder}/config.json")
-    seen = replace(seen, tensors={**seen.tensors, **inside}, tower=config, tower_folder=folder)
-    return seen, layout, layout.read(seen), (weights, tower)
+    with blamed_on(seen.where):
+        layout = layout_of(seen.config, seen.tensors, seen.where)
+        if layout.name != "llava" or any(name.startswith(LLAVA_TOWER) for name in seen.tensors):
+            return seen, layout, layout.read(seen), (weights,)
+        folder = _tower_beside(source, seen.config)
+        tower = open_weights(folder)
+        inside = {LLAVA_TOWER + name: handle for name, handle in tower.handles().items()}
+        config = parse_json((folder / "config.json").read_bytes(), f"{folder}/config.json")
+        seen = replace(seen, tensors={**seen.tensors, **inside}, tower=config, tower_folder=folder)
+        return seen, layout, layout.read(seen), (weights, tower)
 
 
 def open_checkpoint(source: Path) -> Checkpoint:
@@ -186,7 +187,7 @@ def empty_model(config: ModelConfig, raw: Raw, layout: Layout) -> Model:
                 model = PairModel(config)
             case _:
                 model = VisionTransformer(config)
-        adapters.attach(model, {part: int(raw.get(key) or 0) for part, key in layout.ranks.items()})
+        adapters.attach(model, {part: adapters.stated_rank(raw, key) for part, key in layout.ranks.items()})
     return model
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from internvl.errors import ConfigError, UnknownArchitecture
-from internvl.models.config import Experts, RopeScaling, TextConfig
+from internvl.models.config import Experts, RopeScaling, TextConfig, check_field
 from internvl.weights.rules import some
 
 Raw = Mapping[str, Any]
@@ -170,6 +170,7 @@ def read_text(raw: Raw, *, tied_head: bool) -> TextConfig:
     expect(full, "hidden_act", "silu", default="silu")
     if family.model_type != "qwen3_moe" and (full.get("num_experts") or 0) > 0:
         raise ConfigError(f"config.json: {family.architecture} with num_experts {full['num_experts']} is not known")
+    check_field("TextConfig", "layers", full["num_hidden_layers"], int)  # the fields of a family count them
     theta, rope = read_rope({**full, "rope_parameters": raw.get("rope_parameters")})
     heads, positions = full["num_attention_heads"], full["max_position_embeddings"]
     extra = family.fields(full)

@@ -13,14 +13,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from internvl.errors import CheckpointError, ConfigError, DamagedFile, UnknownArchitecture
+from internvl.errors import CheckpointError, ConfigError, DamagedFile, InternVLError, UnknownArchitecture
 from internvl.models.config import ChatConfig, PairConfig, VisionConfig
 from internvl.weights import keys
 from internvl.weights.configs import (
@@ -76,11 +77,26 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     """A JSON object."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{where}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise DamagedFile(f"{where}: a JSON {type(value).__name__}; expected an object")
     return value
+
+
+@contextlib.contextmanager
+def blamed_on(where: str) -> Generator[None]:
+    """Whatever goes wrong while a config is read is the fault of the file, which the error names.
+
+    The fields of our configs are checked when they are made; this is for all that comes before: a list where a table
+    was expected, a text that is no number.
+    """
+    try:
+        yield
+    except InternVLError as error:
+        raise error if where in str(error) else type(error)(f"{where}: {error}") from None
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ConfigError(f"{where}: its config cannot be understood ({error!r:.120})") from error
 
 
 @dataclass(frozen=True, kw_only=True)

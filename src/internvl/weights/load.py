@@ -17,7 +17,7 @@ from internvl.models.config import ChatConfig, PairConfig
 from internvl.weights import adapters, placement
 from internvl.weights.checkpoint import Checkpoint, Model, describe, empty_model, open_checkpoint
 from internvl.weights.files import SHARD_BYTES, Handle
-from internvl.weights.formats import TABLE
+from internvl.weights.formats import TABLE, blamed_on
 from internvl.weights.hub import resolve
 from internvl.weights.placement import Device
 from internvl.weights.sidecars import read_encoding, read_stops
@@ -89,8 +89,9 @@ def load_encoder(
     """
     path = resolve(source, revision=revision, token=token)
     seen, layout, config, _ = describe(path)
-    encoding = read_encoding(layout.name, seen.config, seen.files, config)
-    return Encoder(Tokenizer.from_folder(path), replace(encoding, compat=compat), stop_ids=read_stops(seen.files))
+    with blamed_on(seen.where):
+        encoding, stops = read_encoding(layout.name, seen.config, seen.files, config), read_stops(seen.files)
+    return Encoder(Tokenizer.from_folder(path), replace(encoding, compat=compat), stop_ids=stops)
 
 
 def load_tokenizer(source: str | Path | None = None, *, revision: str | None = None) -> Tokenizer:

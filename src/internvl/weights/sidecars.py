@@ -84,6 +84,8 @@ def _encoding(raw: Raw, config: ChatConfig, normalisation: str = "imagenet") -> 
     if template is None:
         raise ConfigError('config.json names no conversation template; add one, e.g. "template": "internvl2_5"')
     find("template", template, TEMPLATES, hint="It stands in config.json.")
+    if not isinstance(raw.get("system_message"), str | None):
+        raise ConfigError(f"config.json: system_message is {raw['system_message']!r:.80}; expected a text")
     return EncoderConfig(
         template=template,
         system_message=raw.get("system_message"),
