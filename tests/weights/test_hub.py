@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,16 @@ import pytest
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from internvl.errors import CheckpointError, NoSuchName
+from internvl.errors import CheckpointError, NoSuchName, UsageError
 from internvl.weights import hub
 from internvl.weights.hub import needed, resolve
-from tests.weights.folders import tiny
+from internvl.weights.load import convert, load_tokenizer
+from tests.weights.folders import checkpoint, tiny
 
 REPOSITORY = [
     ".gitattributes", "README.md", "LICENSE", "config.json", "generation_config.json", "tokenizer.model", "vocab.json",
@@ -116,13 +119,67 @@ def test_a_wrong_name_gets_the_nearest(pretend):
 
 
 def test_without_a_network_the_cache_answers(pretend, tmp_path):
-    there = pretend(fails=OSError("Temporary failure in name resolution"))
-    assert resolve("someone/their-model") == tmp_path
+    there = pretend(fails=ConnectionError("Temporary failure in name resolution"))
+    with pytest.warns(UserWarning, match=r"could not be reached.*is used"):
+        assert resolve("someone/their-model") == tmp_path
     assert there.calls[-1]["local_files_only"] is True
 
 
+def test_whoever_chose_to_be_offline_is_not_warned(pretend, tmp_path, recwarn):
+    pretend(fails=OfflineModeIsEnabled("HF_HUB_OFFLINE"))
+    assert resolve("someone/their-model") == tmp_path
+    assert not recwarn.list
+
+
+def test_a_full_disk_is_no_missing_network(pretend):
+    there = pretend(fails=OSError(28, "No space left on device"))
+    with pytest.raises(CheckpointError, match=r"could not be stored.*No space left"):
+        resolve("someone/their-model")
+    assert len(there.calls) == 1
+
+
+def test_a_fault_of_ours_is_no_missing_network(pretend):
+    pretend(fails=AssertionError("a fault"))
+    with pytest.raises(AssertionError, match="a fault"):
+        resolve("someone/their-model")
+
+
+def test_only_models_of_the_hub_have_revisions(pretend, tmp_path, monkeypatch):
+    pretend()
+    monkeypatch.setattr(hub, "NANO", tmp_path)
+    for source in (tmp_path, None):
+        with pytest.raises(UsageError, match="revision given with"):
+            resolve(source, revision="v2")
+        with pytest.raises(UsageError, match="token given with"):
+            load_tokenizer(source, token="secret")
+    with pytest.raises(UsageError, match="revision and token given with"):
+        convert(tmp_path, tmp_path / "y", format="hf", revision="v2", token="secret")
+
+
+def test_a_tokenizer_needs_no_weights(pretend, tmp_path):
+    there = pretend()
+    resolve("someone/their-model", weights=False)
+    assert not [name for name in there.calls[1]["allow_patterns"] if name.endswith((".safetensors", ".bin"))]
+    assert "tokenizer.model" in there.calls[1]["allow_patterns"]
+
+
+def test_plain_internvl_c_has_the_tokenizer_of_another(pretend, tmp_path):
+    there = pretend()
+    assert resolve("internvl_c_13b_224px", weights=False) == tmp_path
+    assert {call["repo"] for call in there.calls} == {"OpenGVLab/InternVL-14B-224px"}
+    (tmp_path / "lone").mkdir()
+    (tmp_path / "lone" / "internvl_c_13b_224px.pth").write_bytes(b"")
+    for file in checkpoint("internvl-14b").glob("*token*"):
+        shutil.copy(file, tmp_path)
+    assert load_tokenizer(tmp_path / "lone" / "internvl_c_13b_224px.pth").vocab_size
+    (tmp_path / "tokenizer.model").unlink()
+    (tmp_path / "x.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no tokenizer beside it.*InternVL-14B-224px"):
+        load_tokenizer(tmp_path / "x.pth")
+
+
 def test_without_a_network_and_a_cache(pretend):
-    pretend(fails=OSError("Temporary failure in name resolution\nmore"), cached=False)
+    pretend(fails=ConnectionError("Temporary failure in name resolution\nmore"), cached=False)
     with pytest.raises(
         CheckpointError, match=r"could not be reached \(Temporary failure in name resolution\)"
     ) as caught:

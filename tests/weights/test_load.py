@@ -18,6 +18,7 @@ from internvl.errors import (
     ConfigError,
     InternVLError,
     KeyMismatch,
+    NoSuchName,
     ShapeMismatch,
     UnknownArchitecture,
     UnsafeFile,
@@ -600,3 +601,22 @@ def test_stops_are_read_from_the_checkpoint(tmp_path):
 def test_a_device_that_is_not_here_is_said_before_anything_is_read(device, says):
     with pytest.raises(InternVLError, match=says):
         load("no/such-model", device=device)
+
+
+@pytest.mark.parametrize("use", [load, load_encoder])
+def test_a_wrong_compat_is_refused(use, tmp_path):
+    tiny(tmp_path / "x")
+    with pytest.raises(NoSuchName, match="Did you mean 'original'"):
+        use(tmp_path / "x", compat="Original")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float8_e4m3fn])
+def test_types_that_cannot_hold_weights_are_refused(dtype, tmp_path):
+    model = tiny(tmp_path / "x")
+    for use in (
+        lambda: load(tmp_path / "x", dtype=dtype),
+        lambda: save(model, tmp_path / "y", dtype=dtype),
+        lambda: convert(tmp_path / "x", tmp_path / "y", format="hf", dtype=dtype),
+    ):
+        with pytest.raises(UsageError, match="cannot hold weights here; choose float32, bfloat16"):
+            use()

@@ -2,55 +2,85 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from socket import gaierror
 
 import huggingface_hub
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from internvl import zoo
-from internvl.errors import CheckpointError, NoSuchName
+from internvl.errors import CheckpointError, NoSuchName, UsageError
 
 NANO = Path(__file__).parent.parent / "nano" / "checkpoint"
 SIDECARS = (".json", ".txt", ".model", ".jinja", ".md")
 WEIGHTS = (".safetensors", ".bin", ".pth")
 """The kinds of weight files, best first; a repository may hold several, and one is enough."""
+SAME_TOKENIZER = "OpenGVLab/InternVL-14B-224px"
+"""Its tokenizer is that of plain InternVL-C."""
 
 
-def resolve(source: str | Path | None = None, *, revision: str | None = None, token: str | None = None) -> Path:
+def resolve(
+    source: str | Path | None = None, *, revision: str | None = None, token: str | None = None, weights: bool = True
+) -> Path:
     """The folder (or `.pth`) of a model: the embedded one, a path, a zoo name, or a hub id, which is downloaded.
 
     What was downloaded before is found again without a network. `NoSuchName` suggests the nearest name of the zoo.
+    revision and token are of a model on the hub; with anything else they are a `UsageError`. weights=False downloads
+    what stands beside the weights only; for plain InternVL-C, which is published without its tokenizer, another's.
 
     >>> resolve("internvl2.5-1b")  # doctest: +SKIP
     """
+    path = Path(source or "").expanduser()
+    given = [name for name, value in (("revision", revision), ("token", token)) if value is not None]
+    if given and (source is None or (str(source) and path.exists())):
+        what = "the embedded model" if source is None else f"{source}, which is here"
+        raise UsageError(f"{' and '.join(given)} given with {what}; expected a model on the hub")
     if source is None:
         if not NANO.is_dir():
             raise CheckpointError(f"no embedded model in this installation ({NANO}); name one: internvl zoo lists them")
         return NANO
-    path = Path(source).expanduser()
     if str(source) and path.exists():
         return path
     name, file = str(source), None
     try:
         row = zoo.find(name)
         name, file = row.hub, row.file
+        if row.layout == "pair-pth" and not weights:
+            name, file, revision = SAME_TOKENIZER, None, None
     except NoSuchName as error:
         is_hub_id = name.count("/") == 1 and all(name.split("/")) and name[0] not in ".~"
         if not is_hub_id:
             raise NoSuchName(f"{error} It is no file or folder here either.") from None
-    return download(name, file=file, revision=revision, token=token)
+    return download(name, file=file, revision=revision, token=token, weights=weights)
 
 
-def download(repo: str, *, file: str | None = None, revision: str | None = None, token: str | None = None) -> Path:
+def download(
+    repo: str,
+    *,
+    file: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    weights: bool = True,
+) -> Path:
     """Fetch what a model needs from the hub: its weights in one form and the files beside them, never code.
 
-    An interrupted download is taken up again. Without a network the copy of before is used, if there is one.
+    An interrupted download is taken up again. Without a network the copy of before is used, if there is one, and a
+    warning says so.
     """
     where = f"{repo}{f'@{revision}' if revision else ''}"
     try:
         listed = huggingface_hub.HfApi(token=token).model_info(repo, revision=revision).siblings or []
-        wanted = [file] if file else needed(entry.rfilename for entry in listed)
+        wanted = [file] if file else needed((entry.rfilename for entry in listed), weights=weights)
         folder = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted, token=token)
     except RevisionNotFoundError:
         raise NoSuchName(f"{repo} has no revision {revision!r} on the Hugging Face hub") from None
@@ -62,32 +92,53 @@ def download(repo: str, *, file: str | None = None, revision: str | None = None,
         raise NoSuchName(
             f"{where} is not on the Hugging Face hub, or it is private and needs a token (HF_TOKEN or hf auth login)"
         ) from None
-    except Exception as error:  # each release of the hub's library has another HTTP library, with errors of its own
+    except HFValidationError:
+        raise NoSuchName(f"{where} is no name that the Hugging Face hub can have") from None
+    except Exception as error:
+        if not _is_of_the_network(error):
+            if isinstance(error, OSError):
+                raise CheckpointError(f"{where} could not be stored on this machine ({_first_line(error)})") from error
+            raise
         folder = _cached(repo, revision, where, error)
     path = Path(folder)
     return path / file if file else path
 
 
+def _is_of_the_network(error: Exception) -> bool:
+    """Each release of the hub's library has another HTTP library, with errors of its own."""
+    if type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests", "urllib3"):
+        return True
+    return isinstance(error, ConnectionError | TimeoutError | gaierror | HfHubHTTPError | LocalEntryNotFoundError)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+
+
 def _cached(repo: str, revision: str | None, where: str, error: Exception) -> str:
+    """The snapshot of before. The hub may have a newer one, so whoever is not offline by choice is warned."""
+    reason = _first_line(error)
     try:
-        return huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
-    except Exception:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        folder = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
+    except LocalEntryNotFoundError:
         raise CheckpointError(
             f"{where} is not on this machine and the hub could not be reached ({reason}); "
             "try again with a network, or give the folder of a copy"
         ) from None
+    if not isinstance(error, OfflineModeIsEnabled):
+        warnings.warn(f"{where}: the hub could not be reached ({reason}); {folder} is used", stacklevel=4)
+    return folder
 
 
-def needed(names: Iterable[str]) -> list[str]:
-    """Of the files of a repository: the best kind of weights, and what stands beside them.
+def needed(names: Iterable[str], *, weights: bool = True) -> list[str]:
+    """Of the files of a repository: the best kind of weights (or none), and what stands beside them.
 
     >>> needed(["config.json", "modeling.py", "model.safetensors", "pytorch_model.bin", "examples/a.jpg", "vocab.txt"])
     ['config.json', 'vocab.txt', 'model.safetensors']
     """
     top = [name for name in names if "/" not in name and not name.startswith(".")]
     beside = [name for name in top if name.endswith(SIDECARS) or name.startswith(("LICENSE", "NOTICE"))]
-    for suffix in WEIGHTS:
+    for suffix in WEIGHTS if weights else ():
         kind = [name for name in top if name.endswith(suffix) and not name.startswith(("training_", "optimizer"))]
         if kind:
             indices = {f"{stem}{suffix}.index.json" for stem in ("model", "pytorch_model")}

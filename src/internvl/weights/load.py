@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from internvl import zoo
 from internvl.data.encode import Encoder, EncoderConfig
+from internvl.data.image import Compat, check_compat
 from internvl.data.tokenizer import Tokenizer
-from internvl.errors import find
+from internvl.errors import CheckpointError, UsageError, find
 from internvl.models.config import ChatConfig, PairConfig
 from internvl.weights import adapters, placement
 from internvl.weights.checkpoint import Checkpoint, Model, describe, empty_model, open_checkpoint
 from internvl.weights.files import SHARD_BYTES, Handle
 from internvl.weights.formats import TABLE, blamed_on
-from internvl.weights.hub import resolve
+from internvl.weights.hub import SAME_TOKENIZER, resolve
 from internvl.weights.placement import Device
 from internvl.weights.sidecars import read_encoding, read_stops
 from internvl.weights.writing import Content, Options, write_checkpoint
 
 __all__ = ["convert", "load", "load_encoder", "load_tokenizer", "resolve", "save"]
 
-Compat = Literal["original"] | None
 # fmt: off
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
@@ -56,6 +57,8 @@ def load(
 
     >>> model = load("OpenGVLab/InternVL2_5-8B")  # doctest: +SKIP
     """
+    check_compat(compat)
+    _named_dtype(dtype)
     devices = placement.devices_here(device)
     checkpoint = open_checkpoint(resolve(source, revision=revision, token=token))
     config, origin = _compatible(checkpoint.config, compat), checkpoint.origin
@@ -87,6 +90,7 @@ def load_encoder(
 
     >>> encoder = load_encoder("OpenGVLab/InternVL2_5-8B")  # doctest: +SKIP
     """
+    check_compat(compat)
     path = resolve(source, revision=revision, token=token)
     seen, layout, config, _ = describe(path)
     with blamed_on(seen.where):
@@ -94,11 +98,27 @@ def load_encoder(
     return Encoder(Tokenizer.from_folder(path), replace(encoding, compat=compat), stop_ids=stops)
 
 
-def load_tokenizer(source: str | Path | None = None, *, revision: str | None = None) -> Tokenizer:
-    """The tokenizer alone, of any layout that has one; a plain InternVL-C keeps it in `llm/`."""
-    path = resolve(source, revision=revision)
+def load_tokenizer(
+    source: str | Path | None = None, *, revision: str | None = None, token: str | None = None
+) -> Tokenizer:
+    """The tokenizer alone, of any layout that has one; no weights are downloaded.
+
+    A plain InternVL-C keeps it in `llm/`. Its one published file came without, so that of another model is downloaded.
+
+    >>> tokenizer = load_tokenizer("OpenGVLab/InternVL2_5-8B")  # doctest: +SKIP
+    """
+    path = resolve(source, revision=revision, token=token, weights=False)
     folder = path.parent if path.is_file() else path
-    return Tokenizer.from_folder(folder / "llm" if (folder / "llm").is_dir() else folder)
+    if (folder / "llm").is_dir():
+        return Tokenizer.from_folder(folder / "llm")
+    if path.is_file() and not any((folder / name).exists() for name in ("tokenizer.model", "tokenizer.json")):
+        if path.name == zoo.find("internvl_c_13b_224px").file:
+            return Tokenizer.from_folder(resolve(SAME_TOKENIZER, weights=False))
+        raise CheckpointError(
+            f"{path}: no tokenizer beside it; that of InternVL-C is "
+            f"load_tokenizer({SAME_TOKENIZER!r}); or put its files into {folder / 'llm'}"
+        )
+    return Tokenizer.from_folder(folder)
 
 
 def save(
@@ -134,6 +154,7 @@ def convert(
     format: str,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    token: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     replace: bool = False,
 ) -> None:
@@ -142,7 +163,7 @@ def convert(
     >>> convert("OpenGVLab/InternVL2_5-8B", "InternVL2_5-8B-hf", format="hf")  # doctest: +SKIP
     """
     layout = find("layout", format, TABLE)
-    checkpoint = open_checkpoint(resolve(source, revision=revision))
+    checkpoint = open_checkpoint(resolve(source, revision=revision, token=token))
     content = Content(checkpoint.config, checkpoint.ours(), checkpoint.origin)
     write_checkpoint(Path(folder), content, layout, Options(_named_dtype(dtype), shard_bytes, replace))
 
@@ -171,7 +192,12 @@ def _compatible(config: Any, compat: Compat) -> Any:
 
 
 def _named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    return find("dtype", dtype.removeprefix("torch."), DTYPES) if isinstance(dtype, str) else dtype
+    named = find("dtype", dtype.removeprefix("torch."), DTYPES) if isinstance(dtype, str) else dtype
+    if named is not None and named not in DTYPES.values():
+        raise UsageError(
+            f"{named} cannot hold weights here; choose {', '.join(name for name in DTYPES if 'fp' not in name)}"
+        )
+    return named
 
 
 def _dtype(checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
