@@ -447,3 +447,12 @@ def test_the_original_repeats_itself(loaded):
     spelt = original.encoder.tokenizer.encode("Yes<|im_end|>No", specials="none")
     row = original._row(original._read([Message("user", ("?",))], None, None))
     assert "".join(map(row.text.push, spelt)) + row.text.finish() == "Yes"
+
+
+def test_what_looks_like_another_kind_of_argument_is_said(chat):
+    with pytest.raises(UsageError, match="expected a SamplingConfig"):
+        chat.ask("What?", sampling={"temperature": 1.0})
+    with pytest.raises(UsageError, match="give a list of questions"):
+        chat.batch("What?")
+    with pytest.raises(UsageError, match=r"max_tiles is 2\.5"):
+        chat.ask("What?", max_tiles=2.5)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from internvl.data import media
 from internvl.data.limits import Limits
 from internvl.data.pair import encode_picture, encode_prompt, encode_texts
-from internvl.errors import MediaError, NoSuchName, UsageError
+from internvl.errors import InternVLError, MediaError, NoSuchName, UsageError
 from internvl.inference import embed
 from internvl.inference.embed import CAPTION, Embedder
 from internvl.inference.sampling import SamplingConfig
@@ -166,3 +166,10 @@ def test_captions_need_a_model_that_writes_them(name):
 def test_there_must_be_something_to_caption():
     with pytest.raises(UsageError, match="nothing to caption"):
         Embedder.load(golden("checkpoints/internvl-14b")).captions([])
+
+
+def test_one_is_a_list_of_one():
+    embedder = Embedder.load(golden("checkpoints/internvl-14b"))
+    assert embedder.texts("a flag").shape == (1, 40)
+    with pytest.raises(InternVLError, match=r"no such|no file"):
+        embedder.images("flag.png")

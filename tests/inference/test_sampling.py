@@ -33,6 +33,8 @@ def generator(seed: int) -> torch.Generator:
         ({"top_k": 0}, "top_k is 0"),
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": 0.5}, "set temperature above 0"),
+        ({"top_k": 5}, "set temperature above 0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
         ({"repetition_penalty": 1e-30}, "it must be 0.01 to 100"),
         ({"repetition_penalty": 1e30}, "it must be 0.01 to 100"),

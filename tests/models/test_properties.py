@@ -261,6 +261,8 @@ def test_a_row_is_read_in_one_way_only():
     model = chat_model()
     with pytest.raises(UsageError, match="packing excludes"):
         model(random_ids(1, 4), packing=Packing((4,)), attention_mask=torch.ones(1, 4))
+    with pytest.raises(UsageError, match=r"expected \(rows, tokens\)"):
+        model(random_ids(4))
     with pytest.raises(UsageError, match="each sample needs at least one token"):
         Packing((3, 0))
     cache = KVCache(model.config.text, 1, 4)

@@ -49,6 +49,6 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str = CAPTION_PROMPT) -> list[in
 
 
 def encode_picture(picture: Image.Image, *, size: int, fit: Fit = "crop", compat: Compat = None) -> np.ndarray:
-    """One tile (1, size, size, 3), uint8."""
+    """One tile (size, size, 3), uint8."""
     rgb = to_rgb(picture, compat=compat)
     return center_crop(rgb, size=size) if fit == "crop" else resize_plain(rgb, size=size)

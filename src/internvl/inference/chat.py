@@ -18,6 +18,7 @@ import torch
 from PIL.Image import Image as Photo
 
 from internvl.data.encode import Encoder
+from internvl.data.image import check_tiles
 from internvl.data.limits import OPEN, Limits
 from internvl.data.media import Source
 from internvl.data.prompts import Message, Text, Video
@@ -125,7 +126,7 @@ class Chat:
         """
         budget = self._budget(max_tiles, pdf)
         message = self._asked(question, budget, images=images, video=video, pdf=pdf, frames=frames)
-        if (sampling or self.sampling).beams > 1:
+        if self._config(sampling).beams > 1:
             return self._search(message, budget, sampling)
         stream = self._start(message, budget, sampling)
         for _ in stream:
@@ -146,7 +147,7 @@ class Chat:
         """`ask`, piece by piece. The pieces add up to the answer's text."""
         budget = self._budget(max_tiles, pdf)
         message = self._asked(question, budget, images=images, video=video, pdf=pdf, frames=frames)
-        if (sampling or self.sampling).beams > 1:
+        if self._config(sampling).beams > 1:
             raise UsageError("beam search knows its answer only at the end; use ask(), or beams=1 to stream")
         return self._start(message, budget, sampling)
 
@@ -166,6 +167,8 @@ class Chat:
         """
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
+        if isinstance(questions, str):
+            raise UsageError("questions is one string; give a list of questions, or use ask()")
         budget = self._budget(max_tiles, pdf=None)
         messages = (self._asked(question, budget, images=images) for question, images in map(_pair, questions))
         reads = (self._read([message], budget, sampling) for message in messages)
@@ -184,12 +187,18 @@ class Chat:
     def _asked(self, question: Question, budget: Budget | None, **media: Any) -> Message:
         return asked(question, budget=budget, limits=self.limits, **media)
 
+    def _config(self, given: Any) -> SamplingConfig:
+        """What was given, or else the conversation's own; `Any`, because a dict is what people bring from elsewhere."""
+        config = self.sampling if given is None else given
+        if isinstance(config, SamplingConfig):
+            return config
+        raise UsageError(f"sampling is {config!r}; expected a SamplingConfig, such as SamplingConfig(temperature=0.7)")
+
     def _budget(self, max_tiles: int | None, pdf: Source | Pdf | Photos | None) -> Budget | None:
         """Tiles that a question's pictures and pages may have; None where the model sees each as one tile."""
         config, asked_for = self.encoder.config, self.max_tiles if max_tiles is None else max_tiles
-        if asked_for is not None and asked_for < 1:
-            raise UsageError(f"max_tiles is {asked_for}; it must be at least 1")
         if asked_for is not None:
+            check_tiles(asked_for)
             return Budget(asked_for, asked_for)
         if not config.dynamic:
             return None
@@ -197,7 +206,7 @@ class Chat:
 
     def _read(self, messages: Sequence[Message], budget: Budget | None, sampling: SamplingConfig | None) -> Read:
         """Encode a conversation and see that it fits."""
-        sampling = sampling or self.sampling
+        sampling = self._config(sampling)
         system = () if self.system is None else (Message("system", (Text(self.system),)),)
         encoded = self.encoder.encode([*system, *messages])
         ends = np.cumsum(encoded.tiles_per_image)

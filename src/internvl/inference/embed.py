@@ -102,21 +102,22 @@ class Embedder:
         return config.image_size if isinstance(config, VisionConfig) else config.tile_size
 
     @torch.inference_mode()
-    def images(self, sources: Iterable[Source | Image.Image], *, batch: int = 16) -> Tensor:
-        """(N, dim) fp32 unit vectors of pictures: paths, addresses, bytes or Pillow images."""
-        given = list(sources)
+    def images(self, sources: str | bytes | Iterable[Source | Image.Image], *, batch: int = 16) -> Tensor:
+        """(N, dim) fp32 unit vectors of pictures (or of one): paths, addresses, bytes or Pillow images."""
+        given = [sources] if isinstance(sources, str | bytes) else list(sources)
         if not given or batch < 1:
             raise UsageError(f"there is nothing to embed: {len(given)} pictures, batch={batch}")
         found = [self._look(given[start : start + batch]) for start in range(0, len(given), batch)]
         return F.normalize(torch.cat(found).float(), dim=-1)
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str], *, batch: int = 64) -> Tensor:
-        """(N, dim) fp32 unit vectors; only InternVL-C and -G have a text side."""
+    def texts(self, texts: str | Sequence[str], *, batch: int = 64) -> Tensor:
+        """(N, dim) fp32 unit vectors of texts (or of one); only InternVL-C and -G have a text side."""
         if not isinstance(self.model, PairModel) or self.tokenizer is None:
             raise UsageError(
                 f"this {type(self.model).__name__} has no text side; load an InternVL-14B or InternVL-C checkpoint"
             )
+        texts = [texts] if isinstance(texts, str) else texts
         if not texts:
             raise UsageError("there is nothing to embed: no texts")
         ids = torch.from_numpy(encode_texts(self.tokenizer, texts)).to(self.device)

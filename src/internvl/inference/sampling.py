@@ -67,6 +67,8 @@ class SamplingConfig:
         ):
             if wrong:
                 raise UsageError(f"{field} is {getattr(self, field)!r}; it must be {rule}")
+        if self.is_greedy and self.beams == 1 and not self.top_k is self.top_p is None:
+            raise UsageError("top_k and top_p choose among sampled tokens; set temperature above 0, or drop them")
         if self.beams > 1 and not (self.temperature == 0.0 and self.top_k is None and self.top_p is None):
             raise UsageError(
                 f"beams={self.beams} with temperature, top_k or top_p: beam search does not sample; drop one"

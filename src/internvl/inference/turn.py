@@ -39,7 +39,7 @@ class Stream(Iterator[str]):
     @property
     def answer(self) -> Answer:
         if self._answer is None:
-            raise UsageError("the stream has not ended; take all its pieces first, or use ask()")
+            raise UsageError("the stream has not ended, or was closed; take all its pieces first, or use ask()")
         return self._answer
 
 

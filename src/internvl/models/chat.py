@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from internvl.errors import PlaceholderMismatch
+from internvl.errors import PlaceholderMismatch, UsageError
 from internvl.models.attention import KVCache, Packing
 from internvl.models.config import ChatConfig
 from internvl.models.decoder import Decoder
@@ -162,6 +162,8 @@ class ChatModel(nn.Module):
 
     def _checked_features(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor | None:
         """Image features, after counting that they will fit: the tower is dear, a mistake is not worth running it."""
+        if input_ids.ndim != 2:
+            raise UsageError(f"input_ids are {tuple(input_ids.shape)}; expected (rows, tokens), e.g. input_ids[None]")
         found = int((input_ids == self.config.image_token).sum())
         tiles = 0 if pixel_values is None else len(pixel_values)
         native = pixel_values is None or pixel_values.shape[-1] == self.config.tile_size
