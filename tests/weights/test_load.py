@@ -620,3 +620,43 @@ def test_types_that_cannot_hold_weights_are_refused(dtype, tmp_path):
     ):
         with pytest.raises(UsageError, match="cannot hold weights here; choose float32, bfloat16"):
             use()
+
+
+# --- what stands beside the weights -----------------------------------------------------------------------------------
+
+
+def test_what_training_left_is_not_copied(tmp_path):
+    model = tiny(tmp_path / "x")
+    kept = tree(tmp_path / "x")
+    for name in (
+        "trainer_state.json",
+        "training_log.txt",
+        "all_results.json",
+        "run.log",
+        "events.out.tfevents.1",
+        ".env",
+    ):
+        (tmp_path / "x" / name).write_text("private")
+    (tmp_path / "x" / "README.md").write_text("of the model")
+    save(load(tmp_path / "x", device="cpu"), tmp_path / "y")
+    assert tree(tmp_path / "y") == {**kept, "README.md": b"of the model"}
+    assert model.origin is None
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    tiny(tmp_path / "x")
+    (tmp_path / "secret.md").write_text("private")
+    (tmp_path / "x" / "README.md").symlink_to(tmp_path / "secret.md")
+    with pytest.raises(CheckpointError, match=r"README\.md: a link to .*secret\.md, outside its folder"):
+        load(tmp_path / "x", device="cpu")
+
+
+def test_the_links_of_the_cache_of_the_hub_are_followed(tmp_path):
+    home, snapshot = tmp_path / "models--a--b", tmp_path / "models--a--b" / "snapshots" / "abc"
+    tiny(home / "blobs")
+    kept = tree(home / "blobs")
+    snapshot.mkdir(parents=True)
+    for name in kept:
+        (snapshot / name).symlink_to(Path("..", "..", "blobs", name))
+    save(load(snapshot, device="cpu"), tmp_path / "y")
+    assert tree(tmp_path / "y") == kept

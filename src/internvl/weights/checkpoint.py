@@ -29,7 +29,9 @@ from internvl.weights.rules import KeyTable, Step, Together, some
 
 Model = ChatModel | PairModel | VisionTransformer
 
-NOT_SIDECARS = (".safetensors", ".bin", ".pth", ".pt", ".gguf", ".onnx", ".h5", ".msgpack", ".ckpt")
+SIDECARS = (".json", ".txt", ".model", ".jinja", ".md", ".py")
+DOCUMENTS = ("LICENSE", "NOTICE")
+LEFT_BY_TRAINING = ("trainer_state", "training_", "train_results", "eval_results", "all_results")
 LARGEST_SIDECAR = 64 << 20
 
 
@@ -153,15 +155,30 @@ def _look(source: Path, tensors: Mapping[str, Handle]) -> Seen:
         folder = source.parent
     else:
         names, folder = [*sorted(source.iterdir()), *sorted((source / "llm").glob("*"))], source
-    files = {str(path.relative_to(folder).as_posix()): path.read_bytes() for path in names if _is_sidecar(path)}
+    found = {path.relative_to(folder).as_posix(): path for path in names if _is_sidecar(path)}
+    files = {name: _inside(path, folder).read_bytes() for name, path in found.items()}
     name = "config.json" if "config.json" in files else "build_arguments.json"
     config = parse_json(files[name], f"{folder}/{name}") if name in files else {}
     return Seen(str(source), config, tensors, files)
 
 
 def _is_sidecar(path: Path) -> bool:
-    hidden = path.name.startswith(".")
-    return path.is_file() and not hidden and path.suffix not in NOT_SIDECARS and path.stat().st_size <= LARGEST_SIDECAR
+    """A file of the kinds that are published beside weights, and that are written again; what training left is not."""
+    published = path.suffix in SIDECARS or path.name.startswith(DOCUMENTS)
+    other = path.name.startswith((".", *LEFT_BY_TRAINING))
+    return published and not other and path.is_file() and path.stat().st_size <= LARGEST_SIDECAR
+
+
+def _inside(path: Path, folder: Path) -> Path:
+    """Where a file really is. A link that leaves the folder could carry a private file into the next copy.
+
+    The hub's cache is links: `snapshots/<revision>/config.json` leads to `blobs/<hash>` beside `snapshots`.
+    """
+    real, home = path.resolve(), folder.resolve()
+    allowed = (home, home.parent.parent / "blobs") if home.parent.name == "snapshots" else (home,)
+    if not any(real.is_relative_to(place) for place in allowed):
+        raise CheckpointError(f"{path}: a link to {real}, outside its folder; put a copy of the file there")
+    return real
 
 
 def _tower_beside(source: Path, raw: Raw) -> Path:
