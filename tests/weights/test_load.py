@@ -622,6 +622,15 @@ def test_types_that_cannot_hold_weights_are_refused(dtype, tmp_path):
             use()
 
 
+def test_weights_of_no_floating_type_are_refused(tmp_path):
+    tiny(tmp_path / "x")
+    whole = with_tensors(
+        tmp_path / "x", tmp_path / "y", lambda held: held.update({k: v.long() for k, v in held.items()})
+    )
+    with pytest.raises(CheckpointError, match="not the weights of a model"):
+        load(whole, device="cpu")
+
+
 # --- what stands beside the weights -----------------------------------------------------------------------------------
 
 

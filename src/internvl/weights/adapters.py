@@ -1,27 +1,20 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): where they sit, merging them, and files that hold nothing else.
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): where they sit, and merging them.
 
 An adapted linear layer computes W x + alpha / rank * B A x. A checkpoint of the family may hold its adapters unmerged;
-its config then gives the rank of each part, and alpha is twice the rank. `peft` writes them to a folder of their own
-(`adapter_config.json`, `adapter_model.safetensors`), which is what `read` and `write` here are for.
+its config then gives the rank of each part, and alpha is twice the rank.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from internvl.errors import CheckpointError, ConfigError, KeyMismatch, ShapeMismatch, UsageError
-from internvl.models.config import ChatConfig
+from internvl.errors import ConfigError, KeyMismatch, UsageError
 from internvl.models.layers import LoraLinear, add_adapter
-from internvl.weights import keys
 from internvl.weights.families import Raw
-from internvl.weights.files import Handle, open_weights, whole_folder, write_file
-from internvl.weights.formats import TABLE, parse_json
-from internvl.weights.rules import KeyTable, some
+from internvl.weights.files import Handle
 
 TARGETS = (
     *("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"),
@@ -127,127 +120,3 @@ def merged_weight(layer: LoraLinear) -> Tensor:
     exact = torch.promote_types(weight.dtype, torch.float32)
     a, b = layer.get_parameter("lora_A.default.weight"), layer.get_parameter("lora_B.default.weight")
     return weight.to(exact) + layer.scale * (b.to(exact) @ a.to(exact))
-
-
-@torch.no_grad()
-def difference(adapted_model: nn.Module, merged_model: nn.Module) -> float:
-    """The worst relative error of a merged weight: 0 where merging lost nothing, 0.004 where it was stored in bf16.
-
-    Both models are the same checkpoint, one with its adapters and one with them merged.
-    """
-    worst = 0.0
-    for name, layer in adapted(adapted_model).items():
-        exact = merged_weight(layer)
-        found = merged_model.get_parameter(f"{name}.weight").to(exact)
-        worst = max(worst, float((found - exact).abs().max() / exact.abs().max()))
-    return worst
-
-
-# --- files of adapters alone ------------------------------------------------------------------------------------------
-
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-ROOT = "base_model.model."
-
-
-def read(model: nn.Module, folder: Path) -> int:
-    """Put the adapters of a `peft` folder on a model; says how many there were.
-
-    Their names may be those of any layout of the model: the custom-code one (fused weights too) or the transformers one
-    in either prefix form. A folder that holds more than low-rank adapters is refused.
-    """
-    raw = parse_json((folder / CONFIG).read_bytes(), str(folder / CONFIG)) if (folder / CONFIG).is_file() else None
-    if raw is None:
-        raise CheckpointError(f"{folder}: no {CONFIG}; expected a folder that peft wrote")
-    _only_plain_lora(raw, folder)
-    handles = open_weights(folder / TENSORS).handles()
-    theirs = {name.removeprefix(ROOT).replace(".weight", ".default.weight"): h for name, h in handles.items()}
-    ours: dict[str, Tensor] = {}
-    for step in _table_for(model, theirs).plan(theirs, "theirs"):
-        ours |= dict(zip(step.ours, step.rule.read([theirs[name].read() for name in step.theirs]), strict=True))
-    layers = {name.partition(".lora_A.")[0]: tensor for name, tensor in ours.items() if ".lora_A." in name}
-    if carried := sorted(layers.keys() & adapted(model).keys()):
-        raise UsageError(f"{folder}: {some(carried)} carry an adapter already; merge it first")
-    pairs = {name: (a, ours[f"{name}.lora_B.default.weight"]) for name, a in layers.items()}
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    wrong = [
-        name for name, (a, b) in pairs.items()
-        if name not in linear or (b.shape[0], a.shape[1]) != tuple(linear[name].weight.shape)
-    ]  # fmt: skip
-    if wrong:
-        raise ShapeMismatch(f"{folder}: belongs to another model; its adapters do not fit {some(wrong)}")
-    for name, (a, b) in pairs.items():
-        alpha = _alpha(raw, name, folder) * (a.shape[0] ** 0.5 if raw.get("use_rslora") else 1.0)
-        layer = add_adapter(model, name, a.shape[0], alpha)
-        layer.get_parameter("lora_A.default.weight").data.copy_(a)
-        layer.get_parameter("lora_B.default.weight").data.copy_(b)
-    return len(pairs)
-
-
-def write(model: nn.Module, folder: Path) -> None:
-    """Write the adapters of a model, and nothing else, as `peft` does."""
-    layers = adapted(model)
-    if not layers:
-        raise UsageError("there is no adapter to write: none was put on, or they are merged already")
-    tensors: dict[str, Handle] = {}
-    for name, layer in layers.items():
-        for part in ("lora_A", "lora_B"):
-            tensors[f"{ROOT}{name}.{part}.weight"] = Handle.of(layer.get_parameter(f"{part}.default.weight").detach())
-    ranks = {name: layer.get_parameter("lora_A.default.weight").shape[0] for name, layer in layers.items()}
-    alphas = {name: layer.scale * ranks[name] for name, layer in layers.items()}
-    rank, alpha = max(ranks.values()), max(alphas.values())
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "inference_mode": True,
-        "base_model_name_or_path": None,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "target_modules": sorted(layers),
-        "rank_pattern": {name: r for name, r in ranks.items() if r != rank},
-        "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
-    }
-    with whole_folder(folder) as growing:
-        (growing / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_file(growing / TENSORS, dict(sorted(tensors.items())), metadata={"format": "pt"}, wrapper=None)
-
-
-def _only_plain_lora(raw: Raw, folder: Path) -> None:
-    """Refuse what is more, or other, than W x + alpha / rank * B A x."""
-    expected = {"peft_type": "LORA", "bias": "none", "use_dora": False, "fan_in_fan_out": False}
-    for key, value in expected.items():
-        if raw.get(key) not in (value, None):
-            raise ConfigError(f"{folder}: {CONFIG} says {key} {raw[key]!r}; this package knows {value!r}")
-    if raw.get("modules_to_save"):
-        raise ConfigError(
-            f"{folder}: holds whole modules ({raw['modules_to_save']}) beside its adapters; merge it with peft"
-        )
-
-
-def _alpha(raw: Raw, name: str, folder: Path) -> float:
-    """The alpha of one layer; a pattern is the ending of its name."""
-    patterns = raw.get("alpha_pattern") or {}
-    if strange := [pattern for pattern in patterns if set(pattern) & set("^$*+?()[]|\\")]:
-        raise ConfigError(f"{folder}: {CONFIG} has an alpha_pattern that is no name of a layer: {strange[0]!r}")
-    fits = [alpha for pattern, alpha in patterns.items() if f".{name}".endswith(f".{pattern}")]
-    return float(fits[0] if fits else raw.get("lora_alpha", 8))
-
-
-def _table_for(model: nn.Module, names: Collection[str]) -> KeyTable:
-    """The key table of the layout whose names these are."""
-    config, origin = getattr(model, "config", None), getattr(model, "origin", None)
-    tables: list[KeyTable] = []
-    if origin is not None:
-        tables.append(
-            TABLE[origin.format].table(origin.config, origin.raw, keys.Dialect(prefixed=origin.dialect.prefixed))
-        )
-    if isinstance(config, ChatConfig):
-        llama = {"architectures": ["LlamaForCausalLM"]}
-        tables.append(keys.custom_table(config, {"llm_config": llama}, keys.Dialect()))
-        tables += [keys.hf_table(config, {"text_config": llama}, keys.Dialect(prefixed=form)) for form in (True, False)]
-    for table in tables:
-        if all(table.knows(name, "theirs") for name in names):
-            return table
-    raise KeyMismatch(f"these adapters have names of no layout of this model: {some(names)}")

@@ -16,6 +16,7 @@ import shutil
 import uuid
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,17 @@ class Handle:
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
 
+def majority(handles: Iterable[Handle]) -> torch.dtype:
+    """The floating type that most bytes are in."""
+    sizes: Counter[torch.dtype] = Counter()
+    for handle in handles:
+        if handle.dtype.is_floating_point:
+            sizes[handle.dtype] += handle.nbytes
+    if not sizes:
+        raise CheckpointError("none of the tensors is of a floating type; these are not the weights of a model")
+    return sizes.most_common(1)[0][0]
+
+
 class TensorFile(Protocol):
     """One open file. `handles` keeps the file's own order."""
 
@@ -95,9 +107,8 @@ class SafetensorsFile:
                 raise DamagedFile(f"{path}: {name!r} begins at byte {begin}, the tensor before it ends at {end}")
             end += length
         if self._start + end != size:
-            raise DamagedFile(
-                f"{path}: the header describes {self._start + end} bytes and the file has {size}; download it again"
-            )
+            end += self._start
+            raise DamagedFile(f"{path}: the header describes {end} bytes, the file has {size}; download it again")
         self.handles: Mapping[str, Handle] = {
             name: Handle(shape, dtype, lambda d=dtype, s=shape, b=begin: self._tensor(d, s, b))
             for name, dtype, shape, begin, _ in entries
@@ -156,10 +167,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[torch.dtype, tuple[int, .
 
 
 class TorchFile:
-    """A `.bin` or `.pth` written by torch: unpickled with tensors only, so that nothing in it can run.
-
-    A zipped file is mapped. One of the older kind is read whole, once.
-    """
+    """A `.bin` or `.pth` of torch: tensors only, so that nothing in it can run; mapped where it is a zip, else read."""
 
     metadata: Mapping[str, str] = {}
 

@@ -18,7 +18,7 @@ from internvl.errors import CheckpointError, UsageError, find
 from internvl.models.config import ChatConfig, PairConfig
 from internvl.weights import adapters, placement
 from internvl.weights.checkpoint import Checkpoint, Model, describe, empty_model, open_checkpoint
-from internvl.weights.files import SHARD_BYTES, Handle
+from internvl.weights.files import SHARD_BYTES, Handle, majority
 from internvl.weights.formats import TABLE, blamed_on
 from internvl.weights.hub import SAME_TOKENIZER, resolve
 from internvl.weights.placement import Device
@@ -204,11 +204,7 @@ def _dtype(checkpoint: Checkpoint, dtype: str | torch.dtype | None, device: torc
     """What floating tensors are held in: what was asked for, or what most are stored in, or fp32 on a CPU."""
     if (named := _named_dtype(dtype)) is not None:
         return named
-    sizes: dict[torch.dtype, int] = {}
-    for handle in checkpoint.handles.values():
-        if handle.dtype.is_floating_point:
-            sizes[handle.dtype] = sizes.get(handle.dtype, 0) + handle.nbytes
-    stored = max(sizes, key=lambda kind: sizes[kind])
+    stored = majority(checkpoint.handles.values())
     # On a CPU 16 bit is held as fp32: an exact conversion, the same numbers on every machine, and fast on all of them.
     return torch.float32 if device.type == "cpu" and stored.itemsize <= 2 else stored
 

@@ -261,10 +261,6 @@ class KeyTable:
             raise KeyMismatch(f"{len(lacking)} tensors are missing: {some(lacking)}")
         return list(steps.values())
 
-    def knows(self, name: str, side: Side) -> bool:
-        """Whether a rule covers this name."""
-        return self._find(name, side) is not None
-
     def _find(self, name: str, side: Side) -> tuple[Rule, tuple[str, ...]] | None:
         rules = self._rules[side]
         return next(((rules[p], numbers) for p, numbers in _generalised(name) if p in rules), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from internvl.weights.files import (
     SHARD_BYTES,
     Handle,
     index_of,
+    majority,
     open_weights,
     split_into_shards,
     whole_folder,
@@ -67,7 +67,7 @@ def write_checkpoint(folder: Path, content: Content, layout: Layout, options: Op
     stored = _stored(content, layout, same, raw, options.dtype)
     raw |= _ranks(stored, layout, raw)
     if not layout.pth and (same is None or options.dtype is not None):
-        kind = str(options.dtype or _most(stored)).removeprefix("torch.")
+        kind = str(options.dtype or majority(stored.values())).removeprefix("torch.")
         raw |= {key: kind for key in ("torch_dtype", "dtype") if key == "torch_dtype" or layout.name == "hf"}
     if same is None or raw != same.raw:
         files["build_arguments.json" if layout.pth else "config.json"] = sidecars.dump(raw)
@@ -153,15 +153,6 @@ def _with_token_ids(raw: dict[str, Any], before: Raw) -> dict[str, Any]:
     known = next((before[name] for name in parts if name in before), {})
     ids = {name: known[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in known}
     return raw if part is None else {**raw, part: {**raw[part], **ids}}
-
-
-def _most(stored: Mapping[str, Handle]) -> torch.dtype:
-    """The floating type that most of the model is in."""
-    sizes: Counter[torch.dtype] = Counter()
-    for handle in stored.values():
-        if handle.dtype.is_floating_point:
-            sizes[handle.dtype] += handle.nbytes
-    return sizes.most_common(1)[0][0]
 
 
 def _ranks(stored: Mapping[str, Handle], layout: Layout, raw: Raw) -> dict[str, int]:
