@@ -8,8 +8,7 @@
 | words     | 1280 x 192, in and out                                                   | 0.49 M     |
 
 Products of one sample, forward, at 2 FLOP a weight and token: a tile, 65 tokens x 3.6 M x 2 = 0.47 GFLOP; a
-conversation of 100 tokens, 0.32 GFLOP. Backward takes twice as much: 2.4 GFLOP to learn from a picture of one tile,
-6.7 from a printed line of four.
+conversation of 90 tokens, 0.28 GFLOP. Backward takes twice as much: 2.3 GFLOP to learn from one picture.
 """
 
 from __future__ import annotations
