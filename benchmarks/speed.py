@@ -117,7 +117,8 @@ def decode(model: ChatModel, peer: torch.nn.Module, rows: int, repeats: int) -> 
         return timed(lambda: [model.step(token, cache=ours_cache) for _ in range(steps)])() / steps
 
     def theirs() -> float:
-        theirs_cache.crop(320)
+        if (more := theirs_cache.get_seq_length() - 320) > 0:
+            theirs_cache.crop(-more)
         return timed(lambda: [peer(input_ids=token, past_key_values=theirs_cache) for _ in range(steps)])() / steps
 
     return interleaved(ours, theirs, repeats)
