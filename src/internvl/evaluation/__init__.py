@@ -1,0 +1,1 @@
+"""Benchmarks as values, one runner that asks, scorers that read what was answered."""

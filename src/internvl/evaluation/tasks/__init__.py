@@ -1,0 +1,6 @@
+"""Every benchmark, by name.
+
+>>> from internvl.evaluation.tasks import TABLE
+>>> TABLE["pope"].title
+'POPE'
+"""
