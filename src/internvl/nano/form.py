@@ -123,6 +123,10 @@ def published_config(ids: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
+NOT_TOKENIZER = ("model.safetensors", "config.json", "generation_config.json", "preprocessor_config.json")
+"""What `write_checkpoint` adds to the files of a tokenizer."""
+
+
 def write_checkpoint(tensors: Mapping[str, Any], tokenizer: Path, folder: Path) -> None:
     """Write a published checkpoint, whole or not at all: weights in bf16, configs, the files of `tokenizer`."""
     import torch

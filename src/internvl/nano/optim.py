@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import Executor
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +30,20 @@ class Muon:
             shape: torch.zeros(sum(parts for _, parts in members), *shape) for shape, members in self.groups.items()
         }
 
+    def step(self, rate: float, pool: Executor) -> None:
+        """Move every matrix; each shape is one piece of work for the pool."""
+        list(pool.map(partial(self._move, rate), self.groups))
+
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        for (rows, columns), members in self.groups.items():
-            buffer = self.buffers[rows, columns]
-            gradient = torch.cat([p.grad.view(parts, rows, columns) for p, parts in members])  # type: ignore[union-attr]
-            buffer.mul_(self.momentum).add_(gradient)
-            update = orthogonal(gradient.add_(buffer, alpha=self.momentum))
-            update *= rate * max(1.0, rows / columns) ** 0.5
-            for (parameter, parts), change in zip(members, update.split([n for _, n in members]), strict=True):
-                parameter.mul_(1 - rate * self.decay).sub_(change.reshape(parts * rows, columns))
+    def _move(self, rate: float, shape: tuple[int, int]) -> None:
+        (rows, columns), members = shape, self.groups[shape]
+        buffer = self.buffers[rows, columns]
+        gradient = torch.cat([p.grad.view(parts, rows, columns) for p, parts in members])  # type: ignore[union-attr]
+        buffer.mul_(self.momentum).add_(gradient)
+        update = orthogonal(gradient.add_(buffer, alpha=self.momentum))
+        update *= rate * max(1.0, rows / columns) ** 0.5
+        for (parameter, parts), change in zip(members, update.split([n for _, n in members]), strict=True):
+            parameter.mul_(1 - rate * self.decay).sub_(change.reshape(parts * rows, columns))
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -1,10 +1,11 @@
-"""Train nano: a plain fine-tuning loop on answers, from random weights, by the clock.
+"""Train nano: a plain fine-tuning loop on answers, by the clock, from random weights or from a checkpoint.
 
     python -m internvl.nano.train --data ../shared/data --minutes 65 --out /tmp/nano
 
 Every step learns from a mixture of tasks. Besides the answers, two small heads that are thrown away afterwards are
-taught on the image features: what the picture shows, and which character stands where in a drawn line. They make an
-hour go further: answers alone take long to discover that the picture matters.
+taught on the image features: what the picture shows, and which character stands where in a drawn line. For the first
+part of the time they are all there is: tower and projector learn alone, which costs half as much a picture. A decoder
+that meets features without meaning learns to answer without looking, and unlearns it slowly.
 
 The folder holds `tokenizer/`, `state/` (all that is needed to go on after an interruption; replaced whole),
 `checkpoint/` (a published checkpoint, rewritten at every evaluation) and `log.jsonl`.
@@ -28,6 +29,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
@@ -47,6 +49,8 @@ from internvl.nano.world import COUNT, READ, TALK, Sample, draw_scene
 
 MATRIX_RATE, OTHER_RATE = 0.015, 1.5e-3
 NAMING_WEIGHT, READING_WEIGHT = 1.0, 1.0
+LOOKING = 0.35
+"""Share of the time in which only tower, projector and the helping heads learn."""
 
 
 class Heads(nn.Module):
@@ -90,17 +94,21 @@ def answer_losses(model: ChatModel, batch: Batch, features: Tensor) -> tuple[Ten
 
 
 def rate_at(progress: float, step: int) -> float:
-    """Warm-up over 150 steps, flat to 30 % of the time, then down to zero along a cosine."""
+    """Warm-up over 150 steps, flat to half of the time, then down to zero along a cosine."""
     warm = min(1.0, (step + 1) / 150)
-    return warm * (1.0 if progress < 0.3 else 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - 0.3) / 0.7)))
+    return warm * (1.0 if progress < 0.5 else 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - 0.5) / 0.5)))
 
 
 class Trainer:
     """Weights, optimisers and clock; `save` and `resume` keep all of them."""
 
-    def __init__(self, image_token: int, names: int, *, seed: int, minutes: float) -> None:
+    def __init__(
+        self, image_token: int, names: int, *, seed: int, minutes: float, threads: int = 2, start: Path | None = None
+    ) -> None:
         self.model = ChatModel(form.chat_config(image_token))
         initialise(self.model, seed=seed)
+        if start is not None:
+            self.model.load_state_dict(load_file(start / "model.safetensors"))
         self.heads = Heads(form.TEXT["hidden_size"], names)
         self.all = nn.ModuleDict({"model": self.model, "heads": self.heads})
         self.fast_model, self.fast_heads = copy.deepcopy(self.model).bfloat16(), copy.deepcopy(self.heads).bfloat16()
@@ -113,22 +121,26 @@ class Trainer:
         )
         self.rest = [p for n, p in named if not is_matrix(n, p)]
         self.seconds, self.number, self.budget = 0.0, 0, minutes * 60
+        self.pool = ThreadPoolExecutor(threads)
+
+    @property
+    def looking(self) -> bool:
+        return self.seconds < LOOKING * self.budget
 
     def step(self, batches: Sequence[Batch]) -> dict[str, Any]:
-        """Learn from all `batches` at once; each is computed by a thread of its own."""
+        """Learn from all `batches` at once; each is computed by one thread, whichever is free."""
         began = time.monotonic()
         for fast, exact in zip(self.fast.parameters(), self.all.parameters(), strict=True):
             fast.data.copy_(exact.data)
         rate = rate_at(self.seconds / self.budget, self.number)
-        with ThreadPoolExecutor(len(batches)) as pool:
-            results = list(pool.map(self.gradients, batches))
+        results = list(self.pool.map(self.gradients, batches))
         for parameter, *parts in zip(self.all.parameters(), *(gradients for gradients, _ in results), strict=True):
             parameter.grad = torch.stack([part.float() for part in parts]).mean(0)
         torch.nn.utils.clip_grad_norm_(self.rest, 1.0)
         for group in self.adam.param_groups:
             group["lr"] = OTHER_RATE * rate
         self.adam.step()
-        self.muon.step(MATRIX_RATE * rate)
+        self.muon.step(MATRIX_RATE * rate, self.pool)
         self.number += 1
         self.seconds += time.monotonic() - began
         found: dict[str, list[float]] = defaultdict(list)
@@ -140,16 +152,17 @@ class Trainer:
     def gradients(self, batch: Batch) -> tuple[Sequence[Tensor], dict[str, list[float]]]:
         """Of every parameter, in bf16, without touching its `grad`: threads share the weights."""
         features = self.fast_model.image_features(normalise(batch.tiles, "imagenet"))
-        answers, losses = answer_losses(self.fast_model, batch, features)
         naming, reading = self.fast_heads.losses(features, batch)
-        loss = answers + NAMING_WEIGHT * naming + READING_WEIGHT * reading
-        losses |= {"answers": [answers.item()], "naming": [naming.item()], "reading": [reading.item()]}
-        return torch.autograd.grad(loss, list(self.fast.parameters())), losses
+        losses: dict[str, list[float]] = {"naming": [naming.item()], "reading": [reading.item()]}
+        loss = NAMING_WEIGHT * naming + READING_WEIGHT * reading
+        if not self.looking:
+            answers, by_task = answer_losses(self.fast_model, batch, features)
+            loss = loss + answers
+            losses |= by_task | {"answers": [answers.item()]}
+        return torch.autograd.grad(loss, list(self.fast.parameters()), materialize_grads=True), losses
 
     def save(self, folder: Path) -> None:
         """Replace `folder` by the present state, whole or not at all."""
-        from safetensors.torch import save_file
-
         new = folder.with_name(folder.name + ".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
@@ -166,8 +179,6 @@ class Trainer:
         shutil.rmtree(old, ignore_errors=True)
 
     def resume(self, folder: Path) -> None:
-        from safetensors.torch import load_file
-
         self.all.load_state_dict(load_file(folder / "model.safetensors"))
         moments = load_file(folder / "optimiser.safetensors")
         self.muon.buffers = {(r, c): moments[f"muon.{r}.{c}"] for r, c in self.muon.buffers}
@@ -201,17 +212,21 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=65)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start", type=Path, help="a checkpoint to go on from: its weights and its tokenizer")
     args = parser.parse_args()
 
     corpus = Corpus.read(args.data)
-    if not (args.out / "tokenizer").exists():
+    if not (args.out / "tokenizer").exists() and args.start:
+        shutil.copytree(args.start, args.out / "tokenizer", ignore=shutil.ignore_patterns(*form.NOT_TOKENIZER))
+    elif not (args.out / "tokenizer").exists():
         vocab.build(vocabulary_texts(corpus), args.out / "tokenizer", size=form.VOCAB)
     encoder = Encoder(Tokenizer.from_folder(args.out / "tokenizer"), form.ENCODING)
-    stream = Stream(corpus, encoder, find_fonts(LEARNT), parts=args.threads, seed=args.seed)
-    torch.set_num_threads(1)  # the threads are ours: one a part of the batch, so that they wait once a step
+    stream = Stream(corpus, encoder, find_fonts(LEARNT), parts=2 * args.threads, seed=args.seed)
+    torch.set_num_threads(1)  # the threads are ours: each takes parts of the batch, so that they wait once a step
     trainer = Trainer(
-        encoder.tokenizer.special("<IMG_CONTEXT>").id, len(stream.names), seed=args.seed, minutes=args.minutes
-    )
+        encoder.tokenizer.special("<IMG_CONTEXT>").id, len(stream.names), seed=args.seed, minutes=args.minutes,
+        threads=args.threads, start=args.start,
+    )  # fmt: skip
     if (args.out / "state").exists():
         trainer.resume(args.out / "state")
         stream.first = trainer.number
@@ -221,7 +236,7 @@ def main() -> None:
 
 
 def run(trainer: Trainer, stream: Stream, encoder: Encoder, held_out: dict[str, list[Sample]], out: Path) -> None:
-    """Step until the time is used up; every ten minutes measure, save and write a checkpoint."""
+    """Step until the time is used up; every fifteen minutes measure, save and write a checkpoint."""
     batches = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=8))
     recent: dict[str, list[float]] = defaultdict(list)
     next_measure = trainer.seconds + 300
@@ -233,7 +248,7 @@ def run(trainer: Trainer, stream: Stream, encoder: Encoder, held_out: dict[str, 
             log(out, trainer, {k: round(sum(v) / len(v), 4) for k, v in sorted(recent.items())})
             recent.clear()
         if trainer.seconds >= min(next_measure, trainer.budget):
-            next_measure += 600
+            next_measure += 900
             trainer.save(out / "state")
             form.write_checkpoint(trainer.model.state_dict(), out / "tokenizer", out / "checkpoint")
             log(out, trainer, {"held_out": score(trainer.model.eval(), encoder, held_out)})
