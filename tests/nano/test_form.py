@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +105,7 @@ def trainer(encoder) -> Trainer:
 
 def test_learning_lowers_the_loss_and_goes_on_after_an_interruption(trainer, stream, tmp_path):
     batches = next(iter(stream))
+    trainer.seconds = 0.5 * trainer.budget
     first = np.mean(trainer.step(batches)["answers"])
     for _ in range(5):
         trainer.number = 150  # past the warm-up
@@ -121,9 +123,21 @@ def test_learning_lowers_the_loss_and_goes_on_after_an_interruption(trainer, str
         assert torch.equal(a, b)
 
 
+def test_the_decoder_waits_while_the_tower_learns_to_look(encoder, stream, tmp_path):
+    trainer = Trainer(encoder.tokenizer.special("<IMG_CONTEXT>").id, names=12, seed=3, minutes=1)
+    decoder, tower = trainer.model.language_model, trainer.model.vision_model
+    before = [{k: v.clone() for k, v in part.state_dict().items()} for part in (decoder, tower)]
+    assert "answers" not in trainer.step(next(iter(stream)))
+    assert all(torch.equal(v, before[0][k]) for k, v in decoder.state_dict().items())
+    assert not all(torch.equal(v, before[1][k]) for k, v in tower.state_dict().items())
+    trainer.save(tmp_path / "state")
+    Trainer(trainer.model.config.image_token, names=12, seed=4, minutes=1).resume(tmp_path / "state")
+
+
 def test_parts_of_a_batch_add_up(encoder, trainer, stream):
     """The gradient of a step is the mean of those of its parts, each what plain autograd finds."""
     batches = next(iter(stream))
+    trainer.seconds = 0.5 * trainer.budget
     found = [trainer.gradients(batch)[0] for batch in batches]
     assert len(found) == 2
     assert all(len(g) == len(list(trainer.all.parameters())) for g in found)
@@ -151,7 +165,8 @@ def test_orthogonal_has_singular_values_near_one():
 def test_muon_moves_every_part_of_a_fused_weight():
     weight = torch.nn.Parameter(torch.zeros(12, 4))
     weight.grad = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
-    Muon([("attn.qkv.weight", weight)], momentum=0.9, decay=0.0).step(0.1)
+    with ThreadPoolExecutor(1) as pool:
+        Muon([("attn.qkv.weight", weight)], momentum=0.9, decay=0.0).step(0.1, pool)
     for part in weight.detach().view(3, 4, 4):
         assert torch.linalg.matrix_norm(part) == pytest.approx(0.2, rel=0.35)
 

@@ -31,19 +31,21 @@ class Muon:
         }
 
     def step(self, rate: float, pool: Executor) -> None:
-        """Move every matrix; each shape is one piece of work for the pool."""
+        """Move every matrix that has a gradient; each shape is one piece of work for the pool."""
         list(pool.map(partial(self._move, rate), self.groups))
 
     @torch.no_grad()
     def _move(self, rate: float, shape: tuple[int, int]) -> None:
         (rows, columns), members = shape, self.groups[shape]
         buffer = self.buffers[rows, columns]
-        gradient = torch.cat([p.grad.view(parts, rows, columns) for p, parts in members])  # type: ignore[union-attr]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in members]
+        gradient = torch.cat([g.view(-1, rows, columns) for g in gradients])
         buffer.mul_(self.momentum).add_(gradient)
         update = orthogonal(gradient.add_(buffer, alpha=self.momentum))
         update *= rate * max(1.0, rows / columns) ** 0.5
         for (parameter, parts), change in zip(members, update.split([n for _, n in members]), strict=True):
-            parameter.mul_(1 - rate * self.decay).sub_(change.reshape(parts * rows, columns))
+            if parameter.grad is not None:  # what does not learn does not decay either
+                parameter.mul_(1 - rate * self.decay).sub_(change.reshape(parts * rows, columns))
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:

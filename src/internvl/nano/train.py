@@ -135,7 +135,8 @@ class Trainer:
         rate = rate_at(self.seconds / self.budget, self.number)
         results = list(self.pool.map(self.gradients, batches))
         for parameter, *parts in zip(self.all.parameters(), *(gradients for gradients, _ in results), strict=True):
-            parameter.grad = torch.stack([part.float() for part in parts]).mean(0)
+            learns = parts[0] is not None  # the same in all parts: it is a matter of time
+            parameter.grad = torch.stack([part.float() for part in parts]).mean(0) if learns else None
         torch.nn.utils.clip_grad_norm_(self.rest, 1.0)
         for group in self.adam.param_groups:
             group["lr"] = OTHER_RATE * rate
@@ -149,8 +150,8 @@ class Trainer:
                 found[name] += values
         return found
 
-    def gradients(self, batch: Batch) -> tuple[Sequence[Tensor], dict[str, list[float]]]:
-        """Of every parameter, in bf16, without touching its `grad`: threads share the weights."""
+    def gradients(self, batch: Batch) -> tuple[Sequence[Tensor | None], dict[str, list[float]]]:
+        """Of every parameter that learns now, in bf16, without touching its `grad`: threads share the weights."""
         features = self.fast_model.image_features(normalise(batch.tiles, "imagenet"))
         naming, reading = self.fast_heads.losses(features, batch)
         losses: dict[str, list[float]] = {"naming": [naming.item()], "reading": [reading.item()]}
@@ -159,7 +160,7 @@ class Trainer:
             answers, by_task = answer_losses(self.fast_model, batch, features)
             loss = loss + answers
             losses |= by_task | {"answers": [answers.item()]}
-        return torch.autograd.grad(loss, list(self.fast.parameters()), materialize_grads=True), losses
+        return torch.autograd.grad(loss, list(self.fast.parameters()), allow_unused=True), losses
 
     def save(self, folder: Path) -> None:
         """Replace `folder` by the present state, whole or not at all."""
@@ -183,7 +184,8 @@ class Trainer:
         moments = load_file(folder / "optimiser.safetensors")
         self.muon.buffers = {(r, c): moments[f"muon.{r}.{c}"] for r, c in self.muon.buffers}
         for i, p in enumerate(self.rest):
-            self.adam.state[p] = {k: moments[f"adam.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+            if f"adam.{i}.step" in moments:  # what has not learnt yet has none
+                self.adam.state[p] = {k: moments[f"adam.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         self.seconds, self.number = state["seconds"], state["number"]
 
