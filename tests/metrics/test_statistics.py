@@ -17,6 +17,7 @@ from internvl.metrics.statistics import (
     bootstrap,
     bootstrap_mean,
     holm,
+    jackknife,
     mcnemar,
     over_seeds,
     paired_permutation,
@@ -93,6 +94,36 @@ def test_rows_of_a_cluster_are_drawn_together():
 def test_a_figure_that_a_draw_does_not_give():
     found = bootstrap(["a", "b"], lambda rows: dict.fromkeys(set(rows), 1.0), samples=50)
     assert found == {"a": (1.0, 1.0), "b": (1.0, 1.0)}
+
+
+def test_jackknife_of_a_mean_is_as_wide_as_theory_says():
+    rng = random.Random(2)
+    values = [rng.random() for _ in range(400)]
+    mean = math.fsum(values) / 400
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values)) / 400
+    for parts in (100, 400):
+        low, high = jackknife(values, lambda rows: {"mean": sum(rows) / len(rows)}, parts=parts)["mean"]
+        assert (low + high) / 2 == pytest.approx(mean)
+        assert high - low == pytest.approx(2 * student(parts - 1) * error, rel=0.2)
+
+
+def test_jackknife_never_shows_a_row_twice_and_keeps_clusters_whole():
+    """A score over pairs, of which a bootstrap would make groups of four: right if both of a pair are."""
+    pairs = [(picture, side) for picture in range(60) for side in "ab"]
+
+    def both(rows):
+        assert len(set(rows)) == len(rows)
+        pictures = [picture for picture, _ in rows]
+        assert all(pictures.count(picture) == 2 for picture in pictures)
+        return {"share": sum(picture % 3 == 0 for picture in pictures) / len(pictures)}
+
+    low, high = jackknife(pairs, both, cluster=lambda pair: pair[0])["share"]
+    assert (low, high) == pytest.approx(bootstrap_mean([float(p % 3 == 0) for p in range(60)]), abs=0.02)
+
+
+def test_jackknife_gives_no_interval_where_a_figure_is_missing():
+    assert jackknife(["a", "b", "b"], lambda rows: dict.fromkeys(set(rows), 1.0)) == {"b": (1.0, 1.0)}
+    assert jackknife([1.0], lambda rows: {"mean": 1.0}) == {}
 
 
 def test_student_is_that_of_scipy():
@@ -185,6 +216,7 @@ def test_holm():
 @pytest.mark.parametrize(("call", "said"), [
     (lambda: bootstrap_mean([]), "there are no values"),
     (lambda: bootstrap([], lambda rows: {}), "there are no values"),
+    (lambda: jackknife([], lambda rows: {}), "there are no values"),
     (lambda: wilson(1, 0), "1 of 0 is no share"), (lambda: wilson(3, 2), "3 of 2 is no share"),
     (lambda: over_seeds([1.0]), "two at least"), (lambda: paired_permutation([1], [1, 2]), "1 and 2 values"),
     (lambda: paired_permutation([], []), "there are no values"), (lambda: mcnemar(-1, 2), "0 or more"),
