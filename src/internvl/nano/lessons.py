@@ -26,11 +26,11 @@ from internvl.nano.corpus import Corpus, Item, ask
 from internvl.nano.fonts import PLAIN
 from internvl.nano.world import MAX_SHAPES, Sample, Style, count_name, draw_line, draw_scene, echo, talk
 
-MIXTURE = {"photo": 0.17, "icon": 0.26, "flag": 0.1, "count": 0.12, "read": 0.29, "receipt": 0.02, "echo": 0.03,
+MIXTURE = {"photo": 0.16, "icon": 0.23, "flag": 0.09, "count": 0.1, "read": 0.36, "receipt": 0.02, "echo": 0.03,
            "talk": 0.01}  # fmt: skip
 BATCH = 64
-LONG_LINES_AFTER = 5000
-"""Steps until drawn lines may have 12 characters; they begin with 4."""
+LONG_LINES_AFTER = 8000
+"""Steps until drawn lines may have 12 characters; they begin with 2."""
 PLACES = 2 * form.TILE // form.PATCH
 """Columns of a tile in which training says which character stands there: two a patch."""
 CHARACTERS = {c: i for i, c in enumerate(string.printable[:94], start=1)}
@@ -89,7 +89,7 @@ class Stream(IterableDataset[list[Batch]]):
     def sample(self, rng: random.Random, task: str, number: int) -> Sample:
         if task == "count":
             return draw_scene(rng)
-        longest = rng.randint(1, 4 + round(8 * min(1.0, number / LONG_LINES_AFTER)))
+        longest = rng.randint(1, 2 + round(10 * min(1.0, number / LONG_LINES_AFTER)))
         if task == "echo":
             return echo(rng, self.corpus.words, longest)
         if task == "read":

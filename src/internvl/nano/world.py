@@ -210,9 +210,10 @@ def draw_line(rng: random.Random, style: Style, *, words: Sequence[str], text: s
     font = _font(path, size)
     left, top, right, bottom = font.getbbox(text)
     width, height = math.ceil(right - left), math.ceil(bottom - top)
-    if rng.random() < 0.75:
-        x, y = rng.randint(2, size), rng.randint(2, max(3, size // 2))
-        canvas = (width + x + rng.randint(2, size), height + y + rng.randint(2, max(3, size // 2)))
+    if rng.random() < 0.8:
+        margin = size if rng.random() < 0.5 else size // 4
+        x, y = rng.randint(2, margin), rng.randint(2, max(3, margin // 2))
+        canvas = (width + x + rng.randint(2, margin), height + y + rng.randint(2, max(3, margin // 2)))
     else:  # somewhere on a wider page
         canvas = (round(width + size * rng.uniform(0.5, 4)), round(height + size * rng.uniform(0.4, 3)))
         x = rng.choice((10, (canvas[0] - width) // 2, rng.randint(0, canvas[0] - width)))
