@@ -124,11 +124,7 @@ def realworld_letter(answer: str, options: Mapping[str, str], *, compat: Literal
     """
     merged = ("The best option isThe correct option is",)
     said = answer.strip()
-    for phrase in (
-        REALWORLD_PREFIXES
-        if compat is None
-        else (*REALWORLD_PREFIXES[:4], *merged, *REALWORLD_PREFIXES[6:])
-    ):
+    for phrase in REALWORLD_PREFIXES if compat is None else (*REALWORLD_PREFIXES[:4], *merged, *REALWORLD_PREFIXES[6:]):
         said = said.replace(phrase, "")
     found = re.search("[ABCDE]", said)
     if found:
