@@ -17,6 +17,7 @@
     |-- DataError                 a dataset record that cannot be used
     |-- UsageError                an argument or option that cannot be honoured
     |   `-- NoSuchName            a name that no table has; says the nearest one
+    |-- EndpointError             a server that was asked does not answer, or not as it should
     `-- MissingExtra              an optional dependency is not installed; says how to get it
 
 The command line prints the message of an `InternVLError` on one line and exits with status 2. Anything else that
@@ -101,6 +102,10 @@ class UsageError(InternVLError):
 
 class NoSuchName(UsageError):
     """A name that the table does not have."""
+
+
+class EndpointError(InternVLError):
+    """A server that was asked does not answer, or not as it should."""
 
 
 class MissingExtra(InternVLError):
