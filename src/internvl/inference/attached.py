@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL.Image import Image as Photo
 
@@ -108,3 +108,16 @@ def asked(
     if video is not None:
         parts.append(video_of(video, limits, frames=frames))
     return Message("user", (*parts, question))
+
+
+def shared(message: Message, budget: Budget | None) -> Message:
+    """A message whose pictures have their share of the budget, but for those that have one of their own."""
+    pictures = sum(isinstance(part, Image) for part in message.parts)
+    if budget is None or not pictures:
+        return message
+    share = budget.share(pictures)
+    parts = (
+        replace(part, max_tiles=share) if isinstance(part, Image) and part.max_tiles is None else part
+        for part in message.parts
+    )
+    return replace(message, parts=tuple(parts))

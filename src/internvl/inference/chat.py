@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,7 +24,7 @@ from internvl.data.media import Source
 from internvl.data.prompts import Message, Text, Video
 from internvl.errors import ContextOverflow, UsageError
 from internvl.inference.answer import Answer, GrowingText
-from internvl.inference.attached import PDF_TILES, Budget, Pdf, Photos, asked
+from internvl.inference.attached import PDF_TILES, Budget, Pdf, Photos, asked, shared
 from internvl.inference.generate import Emitted, Generation, generate
 from internvl.inference.rows import Prompt, new_cache
 from internvl.inference.sampling import SamplingConfig
@@ -153,15 +153,17 @@ class Chat:
 
     def batch(
         self,
-        questions: Iterable[Question | tuple[Question, Sequence[Source | Photo]]],
+        questions: Iterable[Question | tuple[Question, Sequence[Source | Photo]] | Sequence[Message]],
         *,
         max_tiles: int | None = None,
-        sampling: SamplingConfig | None = None,
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
         batch_size: int = 8,
     ) -> list[Answer]:
         """Answer questions, each with its pictures, that have nothing to do with each other or with the conversation.
 
-        Their pictures are opened `batch_size` questions at a time.
+        A question may be a whole conversation: messages, the last one a user's. Their pictures may have budgets of
+        their own; a system message among them goes before the chat's. sampling may be a list, one for each question.
+        Pictures are opened `batch_size` questions at a time.
 
         >>> chat.batch([("Which dish?", ["a.jpg"]), "What is 2 + 2?"])  # doctest: +SKIP
         """
@@ -170,8 +172,12 @@ class Chat:
         if isinstance(questions, str):
             raise UsageError("questions is one string; give a list of questions, or use ask()")
         budget = self._budget(max_tiles, pdf=None)
-        messages = (self._asked(question, budget, images=images) for question, images in map(_pair, questions))
-        reads = (self._read([message], budget, sampling) for message in messages)
+        conversations = (self._conversation(question, budget) for question in questions)
+        several = isinstance(sampling, list | tuple)
+        configs = iter(sampling) if several else repeat(cast("SamplingConfig | None", sampling))
+        reads = (
+            self._read(messages, budget, config) for messages, config in zip(conversations, configs, strict=several)
+        )
         answers: list[Answer] = []
         while group := list(islice(reads, batch_size)):
             answers += self._together(group)
@@ -186,6 +192,13 @@ class Chat:
 
     def _asked(self, question: Question, budget: Budget | None, **media: Any) -> Message:
         return asked(question, budget=budget, limits=self.limits, **media)
+
+    def _conversation(self, question: Any, budget: Budget | None) -> list[Message]:
+        """The messages of a question of a batch. Pictures without a budget of their own have a share of this one."""
+        if not (isinstance(question, list | tuple) and question and isinstance(question[0], Message)):
+            question, images = _pair(question)
+            return [self._asked(question, budget, images=images)]
+        return [shared(message, budget) for message in cast("Sequence[Message]", question)]
 
     def _config(self, given: Any) -> SamplingConfig:
         """What was given, or else the conversation's own; `Any`, because a dict is what people bring from elsewhere."""
@@ -207,7 +220,8 @@ class Chat:
     def _read(self, messages: Sequence[Message], budget: Budget | None, sampling: SamplingConfig | None) -> Read:
         """Encode a conversation and see that it fits."""
         sampling = self._config(sampling)
-        system = () if self.system is None else (Message("system", (Text(self.system),)),)
+        theirs = messages[0].role == "system"
+        system = () if self.system is None or theirs else (Message("system", (Text(self.system),)),)
         encoded = self.encoder.encode([*system, *messages])
         ends = np.cumsum(encoded.tiles_per_image)
         tiles = np.split(encoded.tiles, ends[:-1]) if len(ends) else []

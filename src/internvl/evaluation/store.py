@@ -1,0 +1,185 @@
+"""Answers on the disk: appended as they come, one file a process, never asked for twice.
+
+    runs/NAME/TASK/answers.jsonl         a run of one process
+    runs/NAME/TASK/answers-0of2.jsonl    process 0 of 2
+
+A line that a killed process left unfinished is dropped when its file is opened again; its question is asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from internvl.errors import DataError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are not kept apart
+    fcntl = None
+
+
+class Key(NamedTuple):
+    """What is asked once: a sample, with a seed."""
+
+    id: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One line of `answers.jsonl`."""
+
+    id: str
+    seed: int
+    answer: str
+    finish: str | None = None
+    """`stop`, or `length` where the limit of tokens cut the answer off."""
+    tokens: int | None = None
+    tiles: tuple[int, ...] | None = None
+    """Of each picture, the thumbnail included; None: a server does not say."""
+
+    @property
+    def key(self) -> Key:
+        return Key(self.id, self.seed)
+
+
+class Store:
+    """The answers of one task, open for this process to add to.
+
+    >>> with Store(Path("runs/nano/pope")) as store:                                   # doctest: +SKIP
+    ...     if ("q1", 0) not in store: store.add(Answered(id="q1", seed=0, answer="Yes"))
+    """
+
+    def __init__(self, folder: Path, *, rank: int = 0, world: int = 1) -> None:
+        self._folder = folder
+        self._path = folder / ("answers.jsonl" if world == 1 else f"answers-{rank}of{world}.jsonl")
+        self._file: IO[bytes] | None = None
+        self._keys: set[Key] = set()
+
+    def __enter__(self) -> Store:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._path.open("ab+")
+        try:
+            _lock(file, self._path)
+            _drop_torn_line(file)
+            self._keys = {found.key for found in read_answers(self._folder)}
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def __contains__(self, key: tuple[str, int]) -> bool:
+        return key in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, answered: Answered) -> None:
+        """Append an answer; it is with the operating system when this returns, whatever becomes of this process."""
+        if self._file is None:
+            raise UsageError(f"{self._path} is closed; add answers inside `with Store(...)`")
+        if answered.key in self._keys:
+            raise DataError(f"{self._path}: {answered.id!r} with seed {answered.seed} is answered already")
+        self._file.write(json.dumps(asdict(answered), ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        self._keys.add(answered.key)
+
+
+def read_answers(folder: Path) -> Iterator[Answered]:
+    """All answers of a task, whichever process wrote them. A second answer to a question is a `DataError`."""
+    seen: dict[Key, str] = {}
+    for path in sorted(folder.glob("answers*.jsonl")):
+        for where, values in whole_lines(path):
+            found = _answered(values, path.parent / where)
+            if found.key in seen:
+                raise DataError(f"{where}: {found.id!r} with seed {found.seed} is answered in {seen[found.key]} too")
+            seen[found.key] = where
+            yield found
+
+
+def _answered(values: dict[str, Any], where: Path) -> Answered:
+    kinds = {"id": str, "seed": int, "answer": str}
+    if any(type(values.get(name)) is not kind for name, kind in kinds.items()):
+        raise DataError(f"{where}: no answer; expected an object with id, seed and answer")
+    tiles = values.get("tiles")
+    known = {name: values[name] for name in (*kinds, "finish", "tokens") if name in values}
+    return Answered(**known, tiles=None if tiles is None else tuple(tiles))
+
+
+def whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and value of each line of a JSON-lines file that is appended to; an unfinished last one is left out."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            where = f"{path.name}:{number}"
+            try:
+                values = json.loads(line)
+            except ValueError:
+                raise DataError(
+                    f"{path.parent / where}: not JSON; delete the line, and its question is asked again"
+                ) from None
+            if not isinstance(values, dict):
+                raise DataError(f"{path.parent / where}: no JSON object; delete the line, and it is asked again")
+            yield where, values
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that whoever reads it sees the old content or the new, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def missing(keys: Iterable[Key], folder: Path) -> list[Key]:
+    """The questions that have no answer yet."""
+    there = {found.key for found in read_answers(folder)}
+    return [key for key in keys if key not in there]
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Refuse a second process; the lock goes with the process that holds it, even if that is killed."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"another process is writing {path}; wait for it, or choose another --out") from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _drop_torn_line(file: IO[bytes]) -> None:
+    """Cut off what follows the last line break."""
+    end = file.seek(0, os.SEEK_END)
+    start = end
+    while start:
+        step = min(start, 65536)
+        file.seek(start - step)
+        found = file.read(step).rfind(b"\n")
+        if found >= 0:
+            start += found + 1 - step
+            break
+        start -= step
+    if start < end:
+        file.truncate(start)
+    file.seek(0, os.SEEK_END)
