@@ -175,7 +175,7 @@ class Folder:
 
     def path(self, name: str, *, row: Row | None = None, hint: str = "") -> Path:
         """The file or folder of that name. Raises DataError where it is missing or not inside."""
-        said = f"{row.where}: " if row else ""
+        said = place(row)
         path = self.inside(name, row=row)
         if not path.exists():
             raise DataError(f"{said}{shown(name)} is not in {self.root}; put it at {path}{'; ' + hint if hint else ''}")
@@ -183,13 +183,14 @@ class Folder:
 
     def inside(self, name: str, *, row: Row | None = None) -> Path:
         """The path of that name, whether or not it is there. Raises DataError where it leads out of the folder."""
-        wanted, said = Path(name), f"{row.where}: " if row else ""
+        wanted, said = Path(name), place(row)
         refused = DataError(f"{said}{shown(name)} leads out of the data folder {self.root}; expected a path inside it")
         if not name or "\0" in name or wanted.is_absolute() or ".." in wanted.parts or "\\" in name:
             raise refused
         try:
             if not (self.root / wanted).resolve().is_relative_to(self._real):
                 raise refused
+            (self.root / wanted).exists()
         except (OSError, RuntimeError):  # a name that is too long, links in a circle
             raise refused from None
         return self.root / wanted
@@ -276,7 +277,7 @@ class Folder:
         self, archive: str, name: str, *, row: Row | None = None, max_tiles: int | None = None, enlarge: int = 1
     ) -> Picture:
         """A picture inside a zip archive."""
-        said = f"{row.where}: " if row else ""
+        said = place(row)
         path = self.path(archive, row=row)
         try:
             if path not in self._archives:
@@ -292,6 +293,11 @@ class Folder:
     def footage(self, name: str, bound: tuple[float, float] | None = None, *, row: Row | None = None) -> Footage:
         """A video file, or a folder of frames."""
         return Footage(name, self.path(name, row=row), bound)
+
+
+def place(row: Row | None) -> str:
+    """What an error begins with."""
+    return "" if row is None else f"{row.where}: "
 
 
 def refuse_again(row: Row, key: str, seen: set[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from internvl.errors import DataError, MissingExtra
 from internvl.evaluation.benchmark import Picture
-from internvl.evaluation.folder import Row
+from internvl.evaluation.folder import Row, shown
 
 ROWS, PICTURES = 256, 8
 """How many rows are in memory at a time: without the bytes of their pictures, and with those of one column."""
@@ -26,7 +26,7 @@ def read_parquet(path: Path, name: str) -> Iterator[Row]:
     file = open_parquet(path, name)
     images = image_columns(file)
     readers = {column: Reader(path, name, column) for column in images}
-    leaves = [file.schema.column(number).path for number in range(len(file.schema.names))]
+    leaves = [file.schema.column(number).path for number in range(file.metadata.num_columns)]
     light = [leaf for leaf in leaves if not (leaf.split(".")[0] in images and leaf.endswith(".bytes"))]
     number = 0
     for group in range(file.num_row_groups):
@@ -103,6 +103,7 @@ class Reader:
             found = self._value if item is None else self._value[item]
             if not found["bytes"]:
                 raise DataError(
-                    f"{where}: `{self._column}` has no bytes, only the path {found['path']!r}; get files with the pictures"
+                    f"{where}: `{self._column}` has no bytes, only a path ({shown(found['path'])}); "
+                    "expected files that hold their pictures"
                 )
             return found["bytes"]

@@ -96,6 +96,10 @@ class _Cursor:
         self._file, self._path, self._delimiter = file, path, delimiter
         self._end = re.compile(b"[" + delimiter + b"\n]")
         self._chunk, self._base, self._at = b"", 0, 0
+        self._tail = b""
+        """The last byte of the field."""
+        self._windows: bool | None = None
+        """Whether lines end in \\r\\n, as the header does; if not, a \\r before the newline belongs to the field."""
         if self.peek() == b"\xef" and self._chunk.startswith(b"\xef\xbb\xbf"):
             self._at = 3  # a byte order mark
 
@@ -113,23 +117,25 @@ class _Cursor:
         start = self._base + self._at
         kept = self._quoted(start, where) if quoted else self._plain(start, where)
         length = self._base + self._at - start - quoted
-        after = self.peek()
+        after, returned = self.peek(), self._tail == b"\r" and not quoted
         if quoted and after == b"\r":
-            self._at += 1
+            self._at, returned = self._at + 1, True
             after = self.peek()
         if after not in (self._delimiter, b"\n", b""):
             raise DataError(f"{where}: {shown(after)} follows a closing quotation mark; expected the end of the field")
         self._at += len(after)
         last = after != self._delimiter
-        if last and not quoted and kept.endswith(b"\r"):
-            kept, length = kept[:-1], length - 1
+        if last and self._windows is None:
+            self._windows = returned
+        if last and returned and self._windows and not quoted:
+            kept, length = kept[: length - 1], length - 1
         if length > short:
             return Span(self._path, start, length, quoted), last
         return decode(bytes(kept), quoted, where), last
 
     def _plain(self, start: int, where: str) -> bytes:
         """Go to the end of a field without quotation marks; its beginning is given back."""
-        kept = b""
+        kept = self._tail = b""
         while self.peek():
             found = self._end.search(self._chunk, self._at)
             kept = self._pass(found.start() if found else len(self._chunk), kept, start, where)
@@ -154,6 +160,7 @@ class _Cursor:
         """Step forward inside the chunk, and keep what is passed as long as the field is short."""
         if len(kept) <= SHORT:
             kept += self._chunk[self._at : min(to, self._at + SHORT + 1)]
+        self._tail = self._chunk[to - 1 : to] if to > self._at else self._tail
         self._at = to
         if self._base + to - start > LONGEST_FIELD:
             raise DataError(f"{where}: a field of more than {LONGEST_FIELD // MIB} MiB; expected tab-separated values")
@@ -174,8 +181,8 @@ def records(path: Path, name: str) -> Iterator[tuple[str, list[str | Span]]]:
                     raise DataError(f"{where}: more than {MOST_COLUMNS} fields; expected tab-separated values")
             if fields == [""]:
                 continue
-            if number == 0 and "image" in fields:
-                image = fields.index("image")
+            if number == 0:
+                image = fields.index("image") if "image" in fields else -1
             yield where, fields
             number += 1
 
