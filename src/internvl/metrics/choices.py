@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 REFUSALS = (
@@ -84,19 +84,21 @@ ROTATION = 1_000_000
 """MMBench numbers the rotations of question i as i, i + 1,000,000, i + 2,000,000, ..."""
 
 
-def circular(hits: Iterable[tuple[int, bool]]) -> dict[int, bool]:
+def circular(
+    hits: Iterable[tuple[int, bool]], *, question: Callable[[int], int] = lambda index: index % ROTATION
+) -> dict[int, bool]:
     """Circular evaluation: by question, whether all rotations of its options were answered rightly.
 
-    hits: (index, right) of each row. A group without its first rotation, the row whose index is its question's own
-    number, is not counted.
+    hits: (index, right) of each row. question: the question that an index belongs to, in tables that have a column
+    `g_index` for it. A group without its first rotation, the row whose index is its question's own, is not counted.
 
     >>> circular([(7, True), (1_000_007, False), (8, True), (1_000_008, True), (1_000_009, True)])
     {7: False, 8: True}
     """
     rotations: dict[int, dict[int, bool]] = defaultdict(dict)
     for index, right in hits:
-        rotations[index % ROTATION][index] = right
-    return {question: all(found.values()) for question, found in rotations.items() if question in found}
+        rotations[question(index)][index] = right
+    return {first: all(found.values()) for first, found in rotations.items() if first in found}
 
 
 REALWORLD_PREFIXES = (
