@@ -92,7 +92,7 @@ class Store:
             raise UsageError(f"{self._path} is closed; add answers inside `with Store(...)`")
         if answered.key in self._keys:
             raise DataError(f"{self._path}: {answered.id!r} with seed {answered.seed} is answered already")
-        self._file.write(json.dumps(asdict(answered), ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps(asdict(answered), ensure_ascii=False).encode(errors="replace") + b"\n")
         self._file.flush()
         self._keys.add(answered.key)
 

@@ -1,0 +1,104 @@
+"""`run.json`: what is needed to repeat a run, and what may not change while it is answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from internvl.errors import DataError, UsageError
+from internvl.evaluation.store import write_whole
+
+PACKAGES = ("internvl", "torch", "numpy", "pillow", "tokenizers", "sentencepiece", "safetensors", "av", "openai")
+"""Whose versions are written down."""
+
+
+def begin(out: Path, tasks: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> None:
+    """Write `run.json`, or see that the one that is there was made in the same way; new tasks and seeds are added.
+
+    tasks: what is written down of each. about: what the responder says of itself.
+    """
+    new = not (out / "run.json").exists()
+    told, about = _plain(tasks), _plain(about)
+    if new and any(out.glob("*/answers*.jsonl")):
+        raise UsageError(f"{out} has answers but no run.json; choose another --out")
+    found: dict[str, Any] = (
+        {"format": 1, "begun": _now(), **about, "machine": machine(), "packages": packages(), "tasks": {}}
+        if new
+        else read_manifest(out)
+    )
+    _check_same(out, "the model", found.get("model"), about.get("model"))
+    merged: dict[str, Any] = dict(found["tasks"])
+    for name, asked in told.items():
+        if name not in merged:
+            merged[name] = asked
+            continue
+        before = merged[name]
+        _check_same(out, name, _fixed(before), _fixed(asked))
+        more = [seed for seed in asked["seeds"] if seed not in before["seeds"]]
+        merged[name] = {**before, "seeds": [*before["seeds"], *more]}
+    if new or merged != found["tasks"]:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "run.json", json.dumps({**found, "tasks": merged}, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """`run.json` of a run."""
+    try:
+        found = json.loads((out / "run.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{out} is no run: it has no run.json; `internvl eval TASK --out {out}` makes one") from None
+    except ValueError:
+        raise DataError(f"{out / 'run.json'}: not JSON; the run cannot be read") from None
+    if not isinstance(found, dict) or found.get("format") != 1 or not isinstance(found.get("tasks"), dict):
+        raise DataError(f"{out / 'run.json'}: its format is not 1; expected a run that this version wrote")
+    return cast("dict[str, Any]", found)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As it will be read again."""
+    return json.loads(json.dumps(values))
+
+
+def _fixed(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a task must stay as it is for its answers to belong together."""
+    fixed = {key: value for key, value in asked.items() if key not in ("data", "seeds")}
+    return {"layout": asked["data"]["layout"], **fixed}
+
+
+def _check_same(out: Path, what: str, before: Any, now: Any) -> None:
+    """One line on the first thing that is another than before."""
+    if before == now:
+        return
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in cast("dict[str, Any]", {**before, **now}):
+            _check_same(out, f"{what}, {key}", before.get(key), now.get(key))
+    raise UsageError(f"{out} was begun with {what} {before!r}, now it is {now!r}; use the same again, or another --out")
+
+
+def packages() -> dict[str, str]:
+    """Versions of what takes part."""
+    found: dict[str, str] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on, without its name."""
+    devices = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
+    return {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count(), "gpus": devices}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
