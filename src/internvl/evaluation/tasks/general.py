@@ -139,7 +139,7 @@ SEED = Benchmark(
 
 
 def summarise_mmt(rows: Sequence[Marked]) -> Scores:
-    """MMT-Bench: the mean over all samples; a subject (`l2-category`) is the mean of its tasks, as VLMEvalKit has it."""
+    """The mean over all samples; a subject of MMT-Bench (`l2-category`) is the mean of its tasks, as in VLMEvalKit."""
     scores = mean_score(by=("category", "split"))(rows)
     if scores.withheld:
         return scores

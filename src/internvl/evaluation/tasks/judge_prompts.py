@@ -83,8 +83,6 @@ LLAVA_BENCH = (
 """`llava/eval/table/rule.json` of github.com/haotian-liu/LLaVA; the same text for its three categories, `conv`,
 `detail` and `complex`."""
 
-LLAVA_BENCH_SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
-
 MMHAL = (
     "Please act as an impartial and objective judge and evaluate the quality of the response provided by a "
     "Large Multimodal Model (LMM) to the user question. Your evaluation should be mainly based on whether the "
