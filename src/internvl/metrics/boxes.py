@@ -112,6 +112,8 @@ CAMERAS = {
 """Column and row of each camera of DriveLM on a canvas of 3 x 2 equal cells."""
 FRAME = (1600, 900)
 """Width and height of what one camera saw."""
+CELL = (896, 448)
+"""What is left of it on the canvas."""
 
 _COORDINATE = r"\s*(-?\d*\.?\d+)\s*"
 _SEEN = re.compile(rf"<(c[^,<>]*),(\s*)([^,<>]*?)\s*,\s*\[{_COORDINATE},{_COORDINATE}\]\s*>")
@@ -133,9 +135,11 @@ def camera_coordinates(text: str, *, compat: Compat = None) -> str:
         tag, space, camera, x, y = seen.groups()
         if camera not in CAMERAS or (space and compat == "original"):
             return seen.group()
-        column, row = CAMERAS[camera]
-        places = (3 * float(x) / 1000 - column) * FRAME[0], (2 * float(y) / 1000 - row) * FRAME[1]
-        across, down = (round(max(0, min(edge, place)), 1) for edge, place in zip(FRAME, places, strict=True))
+        corner = zip((x, y), CAMERAS[camera], (3, 2), CELL, FRAME, strict=True)
+        across, down = (
+            round(max(0, min(frame, (float(place) / 1000 * (count * cell) - at * cell) / cell * frame)), 1)
+            for place, at, count, cell, frame in corner
+        )
         return f"<{tag},{camera},{across},{down}>"
 
     return _SEEN.sub(moved, text.strip())
