@@ -12,7 +12,8 @@ import pytest
 from internvl import Chat
 from internvl.errors import DataError, EndpointError, UsageError
 from internvl.evaluation.benchmark import Judging, Mark, Marked, Sample, mean_score
-from internvl.evaluation.judge import LocalJudge, RemoteJudge, ask_judge, read_verdicts, without_judge
+from internvl.evaluation.judge import ask_judge, read_verdicts, without_judge
+from internvl.evaluation.responders import EndpointJudge, LocalJudge
 from internvl.inference.remote import Remote
 from tests.evaluation.finished import rows
 
@@ -195,13 +196,13 @@ def test_a_judge_behind_an_endpoint(file):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        judge = RemoteJudge(Remote(f"http://127.0.0.1:{server.server_port}/v1", model="gpt-4", key="none", retries=0))
+        judge = EndpointJudge(Remote(f"http://127.0.0.1:{server.server_port}/v1", model="gpt-4", key="none", retries=0))
         assert ask_judge(judging(), ROWS, judge, file) == 4
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
-    found = read_verdicts(judging(), ROWS, "gpt-4", file)
+    found = read_verdicts(judging(), ROWS, judge.name, file)
     assert [row.mark.score for row in found.rows[0]] == [0.0, 0.2, 0.4, 0.6]
     assert {(body["temperature"], body["max_tokens"]) for body in server.bodies} == {(0.2, 7)}
 
@@ -210,7 +211,7 @@ def test_a_judge_in_this_process(file):
     """nano writes something, which is no verdict; a quoted placeholder is text."""
     given = {0: rows({"a": None, "b": None, "c": None})}
     rule = Judging(version="1", prompt=lambda sample, answer: f"In <image> {sample.id}?", parse=parse, max_new_tokens=4)
-    judge = LocalJudge(Chat.load(), name="nano", batch_size=2)
+    judge = LocalJudge(Chat.load(), "nano", batch_size=2)
     assert ask_judge(rule, given, judge, file) == 3
     found = read_verdicts(rule, given, "nano", file)
     assert found.about["unreadable"] == 3

@@ -168,14 +168,15 @@ def _compare(a: TaskResult, b: TaskResult, pairs: Sequence[_Pair], seed: int) ->
     scores_a, scores_b = [x for x, _ in marks], [y for _, y in marks]
     complete = len(marks) == len(pairs)
     value_a, value_b = a.scores.values[figure], b.scores.values[figure]
-    scale = _scale(scores_a, scores_b, value_a, value_b) if complete else None
+    alone = complete and len({together(pair.sample) for pair in pairs}) == len(pairs)
+    scale = _scale(scores_a, scores_b, value_a, value_b) if alone else None
     if scale is None:
-        interval = jackknife(pairs, lambda drawn: _difference(a, drawn, figure), seed=seed, cluster=_pictures).get(
-            figure
+        found = jackknife(
+            pairs, lambda some: _difference(a, some, figure), seed=seed, cluster=lambda pair: together(pair.sample)
         )
+        interval = found.get(figure)
     else:
-        low, high = bootstrap_mean([scale * (y - x) for x, y in marks], seed=seed, samples=2000)
-        interval = (low, high)
+        interval = bootstrap_mean([scale * (y - x) for x, y in marks], seed=seed, samples=2000)
     once = all(len(pair.a) == len(pair.b) == 1 for pair in pairs)
     better = [[pair.sample.id for pair, x, y in zip(pairs, one, other, strict=True) if _higher(x, y)]
               for one, other in ((of_a, of_b), (of_b, of_a))]  # fmt: skip
@@ -235,9 +236,15 @@ def _difference(task: TaskResult, pairs: Sequence[_Pair], figure: str) -> dict[s
     return {figure: values[1] - values[0]}
 
 
-def _pictures(pair: _Pair) -> Hashable:
-    """Questions about the same pictures stand or fall together."""
-    return tuple(picture.name for picture in pair.sample.pictures) or pair.sample.id
+def together(sample: Sample) -> Hashable:
+    """What samples have in common that are marked together, or are about the same pictures: they stand or fall as one.
+
+    A pair of MMVP, the rotations of a question of MMBench, the questions about one picture; else the sample itself.
+    """
+    facts = sample.facts
+    if "pair" in facts or isinstance(facts.get("question"), int):
+        return str(facts.get("pair", facts.get("question")))
+    return tuple(picture.name for picture in sample.pictures) or sample.id
 
 
 def _corrected(found: Sequence[TaskComparison]) -> tuple[TaskComparison, ...]:

@@ -18,13 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from internvl.data.prompts import Message, Text
 from internvl.errors import DataError, UsageError
 from internvl.evaluation.benchmark import Judging, Mark, Marked, Scores, Summarise
 from internvl.evaluation.store import whole_lines
-from internvl.inference.chat import Chat
-from internvl.inference.remote import Remote, Said
-from internvl.inference.sampling import SamplingConfig
 
 MOST_UNREADABLE = 0.02
 """The share of verdicts that may be unreadable before the score is withheld."""
@@ -36,7 +32,7 @@ Rows = Mapping[int, Sequence[Marked]]
 
 
 class Judge(Protocol):
-    """Whatever answers text prompts: a local model, an endpoint."""
+    """Whatever answers text prompts: `responders.LocalJudge`, `responders.EndpointJudge`, or an object of yours."""
 
     @property
     def name(self) -> str:
@@ -46,40 +42,6 @@ class Judge(Protocol):
     def write(self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float) -> Iterator[tuple[int, str]]:
         """(place of the prompt, text), each as soon as it is there, in any order."""
         ...
-
-
-class LocalJudge:
-    """A model in this process."""
-
-    def __init__(self, chat: Chat, *, name: str, batch_size: int = 8) -> None:
-        self.name = name
-        self._chat, self._size = chat, batch_size
-
-    def write(self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float) -> Iterator[tuple[int, str]]:
-        sampling = SamplingConfig(
-            max_new_tokens=max_new_tokens, temperature=temperature, seed=0 if temperature else None
-        )
-        for start in range(0, len(prompts), self._size):
-            # As Text: a prompt that quotes `<image>` speaks of it and has no place for one.
-            batch = [[Message("user", (Text(prompt),))] for prompt in prompts[start : start + self._size]]
-            answers = self._chat.batch(batch, sampling=sampling, batch_size=self._size)
-            yield from enumerate((answer.text for answer in answers), start=start)
-
-
-class RemoteJudge:
-    """A model behind an OpenAI-style endpoint, asked about several answers at once."""
-
-    def __init__(self, remote: Remote) -> None:
-        self.name = remote.model
-        self._remote = remote
-
-    def write(self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float) -> Iterator[tuple[int, str]]:
-        def ask(asked: tuple[int, str]) -> Said:
-            message = {"role": "user", "content": asked[1]}
-            return self._remote.ask([message], max_tokens=max_new_tokens, temperature=temperature)
-
-        for (place, _), said in self._remote.ask_all(enumerate(prompts), ask):
-            yield place, said.text
 
 
 class Key(NamedTuple):
