@@ -16,6 +16,8 @@ import typer
 from internvl.cli.chat import chat
 from internvl.cli.convert import convert
 from internvl.cli.embed import embed
+from internvl.cli.eval import evaluate
+from internvl.cli.score import score
 from internvl.cli.terminal import complain
 from internvl.cli.zoo import zoo
 from internvl.errors import InternVLError
@@ -38,6 +40,8 @@ app = typer.Typer(
 )
 for command in (chat, embed, zoo, convert):
     app.command()(command)
+app.command("eval")(evaluate)
+app.command()(score)
 
 
 @app.callback(invoke_without_command=True)
@@ -45,7 +49,7 @@ def internvl(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
-    """Vision-language models of the InternVL family: talk to them, embed with them, convert them.
+    """Vision-language models of the InternVL family: talk to them, embed with them, measure and convert them.
 
     Start with: internvl chat photo.jpg "What is this?"
     """

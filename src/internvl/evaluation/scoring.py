@@ -15,6 +15,7 @@ from typing import Any, Literal
 from internvl.errors import DataError
 from internvl.evaluation import judge as judging
 from internvl.evaluation.benchmark import Benchmark, Compat, Mark, Marked, Sample, Scores
+from internvl.evaluation.lookup import asked_before
 from internvl.evaluation.manifest import read_manifest
 from internvl.evaluation.results import Interval, RunResult, TaskResult
 from internvl.evaluation.runner import Subset, digest, read_samples
@@ -22,7 +23,8 @@ from internvl.evaluation.store import Key, read_answers, write_whole
 from internvl.metrics.statistics import bootstrap_mean, jackknife, over_seeds, wilson
 
 Rows = Mapping[int, Sequence[Marked]]
-Find = Callable[[str], Benchmark]
+Find = Callable[[str, Mapping[str, Any], Path | None], Benchmark]
+"""(name, what `run.json` says of it, the data folder) -> the benchmark."""
 
 MANY = 2000
 """Samples from which on fewer parts are left out in turn: figures such as CIDEr take their time."""
@@ -40,16 +42,24 @@ class Rules:
 
 
 def score_run(
-    folder: Path, find: Find, *, rules: Rules | None = None, data: Path | None = None, only: Sequence[str] = ()
+    folder: Path,
+    *,
+    rules: Rules | None = None,
+    data: Path | None = None,
+    only: Sequence[str] = (),
+    find: Find = asked_before,
 ) -> RunResult:
     """Score all benchmarks of a run.
 
-    find: the benchmark of that name. data: where the samples are now, if not where they were. only: these of its
-    benchmarks. What a benchmark's unanswered, unjudged or secret samples keep from being told is in `Scores.withheld`.
+    data: where the samples are now, if not where they were. only: these of its benchmarks. What a benchmark's
+    unanswered, unjudged or secret samples keep from being told is in `Scores.withheld`.
     """
     manifest, rules = read_manifest(folder), rules or Rules()
     names = [name for name in manifest["tasks"] if not only or name in only]
-    results = [_score(folder, find(name), manifest["tasks"][name], rules, data) for name in names]
+    results = [
+        _score(folder, find(name, manifest["tasks"][name], data), manifest["tasks"][name], rules, data)
+        for name in names
+    ]
     return RunResult(folder=folder, manifest=manifest, tasks=tuple(results))
 
 

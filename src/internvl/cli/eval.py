@@ -1,0 +1,260 @@
+"""`internvl eval`: benchmarks, asked and scored."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from internvl.cli.scores import AsJson, Compat, Data, Fallback, JudgeModel, JudgeName, columns, finish_run, rules_of
+from internvl.errors import InternVLError, UsageError
+
+if TYPE_CHECKING:
+    from internvl.evaluation.responders import Responder
+    from internvl.evaluation.runner import Change, Ranks, Task, Watch
+
+Endpoint = Annotated[
+    str | None, typer.Option(metavar="URL", help="Ask an OpenAI-style server, such as http://h:8000/v1.")
+]
+Key = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the server. Default: $OPENAI_API_KEY.")]
+AtOnce = Annotated[int, typer.Option(help="Questions that are on their way to the server together.")]
+Extensions = Annotated[
+    bool, typer.Option("--extensions", help="Tell the server max_tiles and min_tokens too, which OpenAI does not know.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """What was said of a server."""
+
+    url: str
+    key: str | None
+    at_once: int
+    extensions: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Who:
+    """Who is to answer, as it stood on the command line."""
+
+    model: str | None
+    server: Server | None
+    batch_size: int
+    device: str | None
+    dtype: str | None
+    revision: str | None
+
+
+def evaluate(
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Benchmarks, or a TSV file.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what data is there.")] = False,
+    data: Data = None,
+    model: Annotated[str | None, typer.Option(metavar="M", help="Hub id, zoo name or folder. Default: nano.")] = None,
+    endpoint: Endpoint = None,
+    key: Key = None,
+    at_once: AtOnce = 8,
+    extensions: Extensions = False,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run. Default: runs/MODEL.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Only so many samples, drawn by chance, always the same.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="0,1,2", help="One answer each; needs a temperature.")] = "0",
+    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 8,
+    max_tiles: Annotated[int | None, typer.Option(help="Of one picture. Default: the benchmark's.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Of one video. Default: the benchmark's.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0: the likeliest answer. Default: the benchmark's.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Of one answer. Default: the benchmark's.")] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message. Default: the model's.")] = None,
+    compat: Compat = None,
+    judge: JudgeName = None,
+    judge_model: JudgeModel = None,
+    fallback: Fallback = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: what there is.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. Default: what is fast there.")] = None,
+    revision: Annotated[str | None, typer.Option(metavar="R", help="Branch, tag or commit of a hub model.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model the questions of benchmarks, and score its answers.
+
+    internvl eval chartqa-human --data data --model OpenGVLab/InternVL2_5-1B
+
+    internvl eval my-own-table.tsv --endpoint http://localhost:8000/v1
+
+    What was answered stays in the run's folder: the same command goes on where it was stopped.
+
+    torchrun --nproc-per-node 8 -m internvl eval ...      (each process answers a part)
+    """
+    from internvl.evaluation.runner import Change, Ranks
+
+    if listed:
+        typer.echo(_list(data or Path("data"), as_json))
+        return
+    change = Change(
+        max_tiles=max_tiles, frames=frames, temperature=temperature, max_new_tokens=max_new_tokens, system=system
+    )
+    planned = _planned(tasks or [], data or Path("data"), change, (limit, sample), _numbers(seeds))
+    server = Server(url=endpoint, key=key, at_once=at_once, extensions=extensions) if endpoint else None
+    who = Who(model=model, server=server, batch_size=batch_size, device=device, dtype=dtype, revision=revision)
+    if server is None and (key is not None or extensions):
+        raise UsageError("--key and --extensions are for a server; give it with --endpoint URL")
+    out = out or Path("runs") / (model or ("endpoint" if endpoint else "nano")).rstrip("/").rpartition("/")[2]
+    ranks = Ranks.here()
+    rules = None if ranks.rank else rules_of(compat, judge, judge_model, fallback)
+    _answer(planned, who, out, ranks)
+    if rules is not None:
+        finish_run(out, rules, [task.benchmark.name for task in planned], as_json=as_json)
+
+
+def _numbers(seeds: str) -> list[int]:
+    parts = [part.strip() for part in seeds.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--seeds {seeds}: expected numbers such as 0,1,2")
+    return [int(part) for part in parts]
+
+
+def _planned(
+    words: Sequence[str], data: Path, change: Change, subset: tuple[int | None, int | None], seeds: Sequence[int]
+) -> list[Task]:
+    """Every task with its samples, before any model is loaded."""
+    from internvl.evaluation.lookup import named
+    from internvl.evaluation.runner import Subset, plan
+
+    if not words:
+        raise UsageError("no benchmark; name one, such as `internvl eval pope`, or list them all with --list")
+    planned: list[Task] = []
+    for word in dict.fromkeys(words):
+        benchmark, folder = named(word, data)
+        planned.append(plan(benchmark, folder, subset=Subset(*subset), change=change, seeds=seeds))
+    return planned
+
+
+def _answer(planned: Sequence[Task], who: Who, out: Path, ranks: Ranks) -> None:
+    """Ask what has no answer yet; returns when all processes are done."""
+    from internvl.evaluation.manifest import begin
+    from internvl.evaluation.runner import answer_all
+
+    with ranks.joined():
+        responder = _responder(who, ranks)
+        refused: InternVLError | None = None
+        if ranks.rank == 0:
+            try:
+                begin(out, {task.benchmark.name: task.about for task in planned}, responder.describe())
+            except InternVLError as error:
+                refused = error
+        if not ranks.wait(refused is None):
+            if refused is not None:
+                raise refused
+            raise UsageError("the first process refused to begin; it says why")
+        try:
+            with _watching(planned, ranks) as watch:
+                answer_all(planned, responder, out, ranks=ranks, watch=watch)
+        except KeyboardInterrupt:
+            print(f"internvl: what was answered is in {out}; the same command goes on from there", file=sys.stderr)
+            raise
+        ranks.wait()
+
+
+def _responder(who: Who, ranks: Ranks) -> Responder:
+    from internvl.evaluation.responders import EndpointResponder, LocalResponder
+
+    if (server := who.server) is not None:
+        for name, value in (("--device", who.device), ("--dtype", who.dtype), ("--revision", who.revision)):
+            if value is not None:
+                raise UsageError(f"{name} {value} is for a model on this machine, but --endpoint asks a server")
+        from internvl.inference.remote import Remote
+
+        remote = Remote(server.url, model=who.model, key=server.key, at_once=server.at_once)
+        return EndpointResponder(remote, extensions=server.extensions)
+    from internvl import Chat
+    from internvl.cli.terminal import waiting
+    from internvl.weights.load import resolve
+
+    path = resolve(who.model, revision=who.revision)
+    with waiting(f"loading {who.model or 'nano'}"):
+        chat = Chat.load(path, device=who.device or _own_device(ranks), dtype=who.dtype)
+    return LocalResponder(chat, name=_name(who.model), path=path, batch_size=who.batch_size)
+
+
+def _own_device(ranks: Ranks) -> str | None:
+    """Of several processes each takes the GPU of its own number."""
+    import torch
+
+    return f"cuda:{ranks.local}" if ranks.world > 1 and torch.cuda.is_available() else None
+
+
+def _name(model: str | None) -> str:
+    """As published scores call it, where the zoo knows it."""
+    from internvl import zoo
+    from internvl.errors import NoSuchName
+
+    try:
+        return zoo.find(model).hub if model else "nano"
+    except NoSuchName:
+        return str(model)
+
+
+# ---- what a person sees ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _watching(planned: Sequence[Task], ranks: Ranks) -> Generator[Watch | None]:
+    """A bar a benchmark with its running score, where somebody watches."""
+    if ranks.rank or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    from internvl.evaluation.runner import Progress
+
+    part = "" if ranks.world == 1 else f", part 1 of {ranks.world}"
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, TextColumn("{task.fields[score]}"), console=Console(stderr=True)) as bars:
+        ids = {task.benchmark.name: bars.add_task(f"{task.benchmark.name}{part}", score="") for task in planned}
+
+        def watch(found: Progress) -> None:
+            score = "" if found.score is None else f"{found.score:.1f} so far"
+            bars.update(ids[found.task.benchmark.name], completed=found.done, total=found.total, score=score)
+
+        yield watch
+
+
+def _list(data: Path, as_json: bool) -> str:
+    """Every benchmark, and whether its data is there."""
+    import json
+
+    from internvl.evaluation.folder import Folder
+    from internvl.evaluation.runner import source_of
+    from internvl.evaluation.tasks import TABLE
+
+    folder = Folder(data)
+    found = [(benchmark, source_of(benchmark, folder)) for benchmark in TABLE.values()]
+    if as_json:
+        return json.dumps(
+            [
+                {
+                    "name": benchmark.name,
+                    "title": benchmark.title,
+                    "group": benchmark.group,
+                    "paper": benchmark.paper,
+                    "judge": benchmark.judging is not None,
+                    "data": None if source is None else source.layout,
+                    "files": {s.layout: [file.path for file in s.files] for s in benchmark.sources},
+                }
+                for benchmark, source in found
+            ],
+            ensure_ascii=False,
+        )
+    rows = [("benchmark", "title", "group", f"data in {data}")]
+    for benchmark, source in found:
+        judged = ", judged" if benchmark.judging is not None else ""
+        there = "-" if source is None else source.layout
+        rows.append((benchmark.name, benchmark.title, benchmark.group + judged, there))
+    return columns(rows)

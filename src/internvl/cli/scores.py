@@ -1,0 +1,124 @@
+"""What `internvl eval` and `internvl score` share: their options, the judge, and the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from internvl.errors import UsageError
+
+if TYPE_CHECKING:
+    from internvl.evaluation.benchmark import Benchmark, Published
+    from internvl.evaluation.judge import Judge
+    from internvl.evaluation.results import RunResult, TaskResult
+    from internvl.evaluation.scoring import Rules
+
+MOST_FIGURES = 6
+"""Of one benchmark in the table; all are in scores.json."""
+
+Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the benchmarks' files. Default: data.")]
+Compat = Annotated[Literal["original"] | None, typer.Option(help="Score as the original code did, quirks included.")]
+JudgeName = Annotated[
+    str | None, typer.Option("--judge", metavar="URL|M", help="Who judges what no rule can mark: a server or a model.")
+]
+JudgeModel = Annotated[str | None, typer.Option(metavar="NAME", help="The judge's model, where --judge is a server.")]
+Fallback = Annotated[bool, typer.Option("--rules", help="Without a judge: the rule that stands in for it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The figures as one JSON object.")]
+
+
+def is_address(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
+
+
+def rules_of(compat: Literal["original"] | None, judge: str | None, judge_model: str | None, fallback: bool) -> Rules:
+    """By which rules to score; opens the judge."""
+    from internvl.evaluation.scoring import Rules
+
+    if judge is None and judge_model is not None:
+        raise UsageError(f"--judge-model {judge_model} without --judge; give the server: --judge http://...")
+    if judge is not None and fallback:
+        raise UsageError("--judge and --rules: an answer is marked by a judge or by the rule; give one of them")
+    return Rules(compat=compat, judge=None if judge is None else _judge(judge, judge_model), fallback=fallback)
+
+
+def _judge(name: str, model: str | None) -> Judge:
+    from internvl.evaluation.responders import EndpointJudge, LocalJudge
+
+    if is_address(name):
+        from internvl.inference.remote import Remote
+
+        return EndpointJudge(Remote(name, model=model))
+    if model is not None:
+        raise UsageError(f"--judge-model {model} belongs to a server; --judge {name} is a model already")
+    from internvl import Chat
+
+    return LocalJudge(Chat.load(name), name)
+
+
+def finish_run(out: Path, rules: Rules, tasks: Sequence[str], *, as_json: bool) -> None:
+    """Score what `internvl eval` was asked for."""
+    from internvl.evaluation.scoring import score_run
+
+    finish(score_run(out, rules=rules, only=tasks), as_json=as_json)
+
+
+def finish(result: RunResult, *, as_json: bool) -> None:
+    """Write scores and report, and print the table."""
+    import json
+
+    from internvl.evaluation import scoring
+    from internvl.evaluation.report import write_report
+
+    scoring.write_scores(result)
+    report = write_report(result)
+    if as_json:
+        typer.echo(json.dumps({"run": str(result.folder), **scoring.as_json(result)}, ensure_ascii=False))
+        return
+    typer.echo(table(result))
+    typer.echo(f"\n{report} shows the answers; {result.folder / 'scores.json'} has every figure.")
+
+
+def table(result: RunResult) -> str:
+    """The figures, each with its interval and the published score."""
+    rows = [("benchmark", "figure", "score", "95 %", "published")]
+    notes: list[str] = []
+    for task in result.tasks:
+        rows += _rows(task, str(result.manifest.get("model", {}).get("name", "")))
+        name = task.benchmark.name
+        notes += [f"{name}: {figure} is withheld: {why}" for figure, why in task.scores.withheld.items()]
+        subset = task.asked.get("samples"), task.asked.get("of")
+        notes += [f"{name}: {subset[0]} of {subset[1]} samples"] if subset[0] != subset[1] else []
+        notes += [f"{name}: by the rule that stands in for a judge"] if task.marked_by == "fallback" else []
+        notes += [f"{name}: {task.benchmark.note}"] if task.benchmark.note else []
+    return "\n".join([columns(rows), *([""] if notes else []), *notes])
+
+
+def _rows(task: TaskResult, model: str) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    shown = list(task.scores.values.items())
+    for figure, value in shown[:MOST_FIGURES]:
+        low, high = task.intervals.get(figure, (None, None))
+        interval = "" if low is None or high is None else f"{low:.1f} .. {high:.1f}"
+        printed = published(task.benchmark, figure, model)
+        beside = "" if printed is None else f"{printed.value:g} ({printed.model})"
+        rows.append((task.benchmark.name if not rows else "", figure, f"{value:.2f}", interval, beside))
+    if len(shown) > MOST_FIGURES:
+        rows.append(("", f"and {len(shown) - MOST_FIGURES} more", "", "", ""))
+    return rows or [(task.benchmark.name, "", "-", "", "")]
+
+
+def published(benchmark: Benchmark, figure: str, model: str) -> Published | None:
+    """What somebody printed of this model, or else of the first one that is listed."""
+    found = [one for one in benchmark.published if one.metric == figure]
+    key = model.rpartition("/")[2].casefold()
+    return next((one for one in found if one.model.casefold() == key), found[0] if found else None)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Cells under each other."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
