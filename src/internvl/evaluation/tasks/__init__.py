@@ -4,3 +4,63 @@
 >>> TABLE["pope"].title
 'POPE'
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from internvl.evaluation.benchmark import Benchmark
+from internvl.evaluation.tasks import (
+    captions,
+    charts,
+    code,
+    documents,
+    domains,
+    general,
+    grounding,
+    hallucination,
+    judged,
+    long_context,
+    mathematics,
+    mmbench,
+    mme,
+    mme_realworld,
+    mmmu,
+    multi_image,
+    own,
+    own_puzzles,
+    perception,
+    problems,
+    science,
+    video,
+    vqa,
+)
+
+FILES = (
+    captions,
+    charts,
+    code,
+    documents,
+    domains,
+    general,
+    grounding,
+    hallucination,
+    judged,
+    long_context,
+    mathematics,
+    mmbench,
+    mme,
+    mme_realworld,
+    mmmu,
+    multi_image,
+    own,
+    own_puzzles,
+    perception,
+    problems,
+    science,
+    video,
+    vqa,
+)
+
+TABLE: Mapping[str, Benchmark] = {benchmark.name: benchmark for file in FILES for benchmark in file.TASKS}
+"""In the order in which they are listed. That no name occurs twice is a test's business."""

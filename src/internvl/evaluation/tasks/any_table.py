@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from internvl.errors import DataError, UsageError, find
 from internvl.evaluation.benchmark import (
@@ -26,7 +27,7 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder, Row, read_literal
 from internvl.evaluation.tasks.choice import FACTS, against, choice_prompt
 from internvl.evaluation.tasks.instructions import SHORT
 from internvl.evaluation.tasks.mmbench import summarise as summarise_circular
@@ -84,7 +85,7 @@ def benchmark(path: Path, *, rule: str | None = None) -> Benchmark:
         title=path.stem,
         paper="arXiv:2407.11691",
         group="own",
-        sources=(Source("vlmevalkit", (File(path.name, hint="the table that was named"),), partial(read, name=path.name)),),
+        sources=(Source("vlmevalkit", (File(path.name, hint="the table"),), partial(read, name=path.name)),),
         mark=mark,
         summarise=summarise,
         settings=Settings(max_new_tokens=4096, together=64),
@@ -156,9 +157,8 @@ def mark_open(
     del compat
     if sample.answer is None:
         return Mark(None, answer)
-    golds = (
-        Row({"answer": sample.answer}, sample.id).items_of("answer") if sample.answer[:1] == "[" else [sample.answer]
-    )
+    listed = read_literal(sample.answer)
+    golds = [str(gold) for gold in cast("list[object]", listed)] if isinstance(listed, list) else [sample.answer]
     return Mark(rule(answer, golds), answer)
 
 

@@ -1,7 +1,7 @@
 """The project's own tasks: receipts, Sudoku, photographs, rubbish, flags and icons of the folder `shared/data`.
 
-Questions are those that the embedded model learnt, word for word, so that one benchmark measures it and any other model.
-What it never saw is told by a hash of names (`share`), no list is needed: the lines of every seventh shop, and one
+Questions are those that the embedded model learnt, word for word: one benchmark measures it and any other model. What
+it never saw is told by a hash of names (`share`), no list is needed: the lines of every seventh shop, and one
 drawing of every eighth emoji and of every sixth flag whose other drawing it knows.
 """
 
@@ -155,13 +155,10 @@ def read_lines(folder: Folder) -> Iterator[Sample]:
 
 def cut(whole: Picture, box: tuple[int, int, int, int]) -> bytes:
     """A part of a picture, as PNG."""
-    from PIL import Image
-
-    from internvl.data.media import open_image
+    from internvl.data.media import open_image  # tasks are listed without Pillow
 
     out = io.BytesIO()
-    part: Image.Image = open_image(whole.read()).crop(box)
-    part.save(out, "PNG")
+    open_image(whole.read()).crop(box).save(out, "PNG")
     return out.getvalue()
 
 
