@@ -27,9 +27,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _SAME = {
-    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\lbrack": "[", "\\rbrack": "]", "\\{": "(",
-    "\\}": ")", "\\lvert": "|", "\\rvert": "|", "\\%": "%", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
-    ":": "/", "×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "π": "\\pi", "√": "\\sqrt", "∞": "\\infty", "\\dbinom": "\\binom",
+    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\lbrack": "[", "\\rbrack": "]", "\\{": "(", "\\}": ")",
+    "\\lvert": "|", "\\rvert": "|", "\\%": "%", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
+    "\\dbinom": "\\binom", ":": "/", "×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "π": "\\pi", "√": "\\sqrt",
 }  # fmt: skip
 _FUNCTIONS: Mapping[str, Callable[[complex], complex]] = {
     "sin": cmath.sin,
@@ -49,10 +49,11 @@ _FUNCTIONS: Mapping[str, Callable[[complex], complex]] = {
     "log": cmath.log,
     "lg": cmath.log10,
 }
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho sigma tau phi varphi chi "
-    "psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
-)
+_GREEK = frozenset([
+    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "kappa", "lambda",
+    "mu", "nu", "xi", "rho", "sigma", "tau", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta",
+    "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar",
+])  # fmt: skip
 _STOPS = frozenset(["", ")", "]", "}", "+", "-", "*", "/", "=", ",", "|", "^", "_", "!", "%", "<", ">", "&", "."])
 """What cannot begin a factor, so that what stands before it is not multiplied with it."""
 
@@ -111,6 +112,12 @@ class _Reader:
             raise NotAFormula(f"found {token!r}, expected {' or '.join(wanted) or 'something'}")
         self.place += 1
         return token
+
+    def has(self, wanted: str) -> bool:
+        """Takes the next token if it is this one."""
+        found = self.next == wanted
+        self.place += found
+        return found
 
     def sum(self) -> Value:
         self.depth += 1
@@ -239,8 +246,7 @@ class _Reader:
         return value
 
     def name(self, letter: str) -> Value:
-        if self.next == "_":
-            self.take()
+        if self.has("_"):
             start = self.place
             if self.next == "{":
                 self.enclosed("{", "}")
@@ -318,8 +324,8 @@ def formula(text: str, *, compat: Compat = None) -> Formula:
     """The formula that a text is; letters are names, e and i too, and what stands side by side is multiplied.
 
     compat="latex2sympy": as the parser of that name reads, which MATH-Vision's scorer uses. It stops at what cannot
-    belong to the formula, unless that makes it a list or a comparison; it knows no character outside ASCII, no `\\!`, and
-    no argument but an exponent without braces.
+    belong to the formula, unless that makes it a list or a comparison; it knows no character outside ASCII, no thin
+    negative space, and no argument but an exponent without braces.
 
     >>> sorted(formula(r"2x_1+\\alpha").names)
     ['alpha', 'x_1']

@@ -222,8 +222,10 @@ def _tuple(text: str) -> tuple[str, tuple[float | str, ...]] | None:
     if text[:1] + text[-1:] not in ("()", "[]") or len(parts) < 2:
         return None
     try:
-        kept = ("a", "-a")
-        return text[0], tuple(p if "infty" in p or p in kept else round(number(p, compat="latex2sympy"), 2) for p in parts)
+        return text[0], tuple(
+            part if "infty" in part or part in ("a", "-a") else round(number(part, compat="latex2sympy"), 2)
+            for part in parts
+        )
     except NotAFormula:
         return None
 
@@ -314,9 +316,10 @@ def _short(text: str, answer_type: str) -> str | float | None:
 def dynamath_match(answer: str, truth: str, answer_type: str) -> bool:
     """Whether a response to a question of DynaMath is right.
 
-    answer_type: "float" (within 0.001), "multiple choice" (the letter), or text, which must be a part of the truth. The
-    rule is VLMEvalKit's without its language model, which reads what is not in the form that was asked for; here such an
-    answer is wrong, unless a letter stands in its first three characters. An empty text, a part of everything, is wrong.
+    answer_type: "float" (within 0.001), "multiple choice" (the letter), or text, which must be a part of the truth.
+    The rule is VLMEvalKit's without its language model, which reads what is not in the form that was asked for; here
+    such an answer is wrong, unless the true letter stands in its first three characters. An empty text, which is a part
+    of everything, is wrong.
 
     >>> dynamath_match('{"short answer": "2.094"}', "2.0944", "float"), dynamath_match("", "Sep", "text")
     (True, False)
@@ -331,7 +334,8 @@ def dynamath_match(answer: str, truth: str, answer_type: str) -> bool:
         return answer_type == "multiple choice" and truth in _json_part(answer)[:3].upper()
     if answer_type == "multiple choice":
         return found == truth
-    return bool(found.strip()) and found.lower() in truth.lower()
+    said = str(found).lower()
+    return bool(said.strip()) and said in truth.lower()
 
 
 # ---- PuzzleVQA (arXiv:2403.13315) ------------------------------------------------------------------------------------
@@ -340,8 +344,8 @@ def dynamath_match(answer: str, truth: str, answer_type: str) -> bool:
 def puzzlevqa_match(answer: str, truth: str, options: Sequence[str], *, strict: bool = False) -> bool:
     """Whether a response chooses the option that is the truth.
 
-    Its letter is the one after the last "Answer:"; without that, the option that `choices.letter` finds. strict: without
-    that it is wrong, which is VLMEvalKit's rule.
+    Its letter is the one after the last "Answer:"; without that, the option that `choices.letter` finds. strict:
+    without that it is wrong, which is VLMEvalKit's rule.
 
     >>> puzzlevqa_match("The circles grow. Answer: C", "4", ["6", "3", "4", "2"]), puzzlevqa_match("4", "4", ["6", "4"])
     (True, True)

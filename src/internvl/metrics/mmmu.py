@@ -1,7 +1,7 @@
 """MMMU (arXiv:2311.16502) and MMMU-Pro (arXiv:2409.02813): what an answer says, and whether it is right.
 
-The rules are those of the authors' `eval_utils.py`, which the original code base took over. What differed there is named
-`compat="original"`: its choices went through its own letter rule first, so that no answer was ever guessed.
+The rules are those of the authors' `eval_utils.py`, which the original code base took over. What differed there is
+named `compat="original"`: its choices went through its own letter rule first, so that no answer was ever guessed.
 """
 
 from __future__ import annotations
@@ -89,8 +89,10 @@ def choice(
 
     compat="original", for MMMU: the letter rule of its scripts; what it does not find stays the answer as it is.
 
-    >>> choice("maybe (C), no (A)", {"A": "red", "B": "blue", "C": "green"}), choice("Answer: B.", {"B": "blue"}, pro=True)
-    ('A', 'B')
+    >>> choice("maybe (C), no (A)", {"A": "red", "B": "blue", "C": "green"})
+    'A'
+    >>> choice("Neither A nor C.\\nAnswer: B.", {"A": "red", "B": "blue"}, pro=True)
+    'B'
     >>> choice("who knows", {"A": "red", "B": "blue"}, seed=None)
     """
     if compat == "original" and not pro:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from internvl.metrics.latex import Formula, NotAFormula, formula
 
 _MEANS_NOTHING = (
-    ("\\left", ""), ("\\right", ""), ("∶", ":"), ("，", ","), ("$", ""), ("\\approx", "="), ("\\simeq", "="), ("\\sim", "="),
-    ("^\\prime", "'"), ("^{\\prime}", "'"), ("^\\circ", ""), ("%", ""),
+    ("\\left", ""), ("\\right", ""), ("∶", ":"), ("，", ","), ("$", ""), ("\\approx", "="), ("\\simeq", "="),
+    ("\\sim", "="), ("^\\prime", "'"), ("^{\\prime}", "'"), ("^\\circ", ""), ("%", ""),
 )  # fmt: skip
 _EDGES = "\n$,.:;^_=+`!@#$%^&*~，。"
 _POINTS = (0.4142135, 0.7320508, 1.2360679, 1.6457513, 2.3166247, 3.6055512)
@@ -35,8 +35,8 @@ def olympiad_answer(response: str, *, chinese: bool = False) -> str:
 def olympiad_match(response: str, truth: str, *, tolerances: Sequence[float] = (), chinese: bool = False) -> bool:
     """Whether a solution is right: its answers and the true ones, both separated by commas, can be paired.
 
-    tolerances: how far each true number may be missed; one for all, or one each; without, 1e-8. `\\\\pm` is two answers. A
-    number may also be given in, or instead of, percent.
+    tolerances: how far each true number may be missed; one for all, or one each; without, 1e-8. Plus-minus is two
+    answers. A number may also be given in percent, or as a share instead of that.
 
     >>> olympiad_match("So the final answer is \\\\boxed{\\\\frac{1}{2}, 3}.", "3, 0.5")
     True
