@@ -75,7 +75,7 @@ def finish(result: RunResult, *, as_json: bool) -> None:
     scoring.write_scores(result)
     report = write_report(result)
     if as_json:
-        typer.echo(json.dumps({"run": str(result.folder), **scoring.as_json(result)}, ensure_ascii=False))
+        typer.echo(json.dumps({"folder": str(result.folder), **scoring.as_json(result)}, ensure_ascii=False))
         return
     typer.echo(table(result))
     typer.echo(f"\n{report} shows the answers; {result.folder / 'scores.json'} has every figure.")

@@ -1,0 +1,206 @@
+"""The client of OpenAI-style servers: what goes over the wire, and what happens when it does not come back."""
+
+import base64
+import io
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from internvl.data.image import to_rgb
+from internvl.data.media import open_image
+from internvl.data.prompts import Image, ImageSlot, Message, Text, bind
+from internvl.errors import EndpointError, UsageError
+from internvl.inference.remote import Remote, address_of, concurrently, contents
+from tests.evaluation.endpoint import Endpoint, completion, messages_of, serving
+
+DOTS = [Pillow.new("RGB", (1, 1), (shade, 0, 0)) for shade in range(4)]
+
+
+def spelt(messages: list[Message]) -> list[tuple[str, str]]:
+    """Role and text of each message, a picture being written by its colour."""
+    turns, pictures = bind(messages)
+    colours = [f"[{picture.photo.getpixel((0, 0))[0]}]" for picture in pictures]
+    return [
+        (turn.role, "".join(colours[piece.index] if isinstance(piece, ImageSlot) else str(piece) for piece in turn.pieces))
+        for turn in turns
+    ]  # fmt: skip
+
+
+# ---- the wire --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "kinds"),
+    [
+        ((Image(DOTS[0]), "What?"), ["image_url", "text"]),
+        ((Image(DOTS[0]), "<image>\nWhat?"), ["image_url", "text"]),
+        ((Image(DOTS[0]), "<image>What?"), ["text", "image_url", "text"]),
+        ((Image(DOTS[0]), "What is <image>?"), ["text", "image_url", "text"]),
+        ((Image(DOTS[0]), Image(DOTS[1]), "Same?"), ["image_url", "image_url", "text"]),
+        ((Image(DOTS[0]), Image(DOTS[1]), "Image-1: <image>\nImage-2: <image>\nSame?"), ["image_url"] * 2 + ["text"]),
+        ((Image(DOTS[0]), Image(DOTS[1]), "<image><image>\nSame?"), ["text", "image_url", "image_url", "text"]),
+        ((Image(DOTS[0]), Image(DOTS[1]), "Frame1: <image>\nFrame2: <image>\nSame?"), ["text", "image_url"] * 2 + ["text"]),
+        ((Image(DOTS[0]), "<image>\n"), ["image_url"]),
+    ],
+)  # fmt: skip
+def test_pictures_keep_their_places(parts, kinds):
+    messages = [Message("user", parts)]
+    [sent] = contents(messages)
+    assert [part["type"] for part in sent["content"]] == kinds
+    assert spelt(messages_of([sent])) == spelt(messages)
+
+
+PIECES = st.lists(st.sampled_from(["<image>", "\n", "Image-1: ", "Image-2: ", "word", " "]), max_size=7)
+
+
+@given(PIECES, st.booleans())
+def test_whatever_is_asked_is_what_the_server_sees(pieces, system):
+    text = "".join(pieces)
+    images = [Image(dot) for dot in DOTS[: text.count("<image>")]]
+    if len(images) < text.count("<image>"):
+        return
+    messages = [Message("system", ("Be brief.",))] if system else []
+    messages.append(Message("user", (*images, text)))
+    assert spelt(messages_of(contents(messages))) == spelt(messages)
+
+
+def test_what_a_stranger_wrote_is_no_placeholder():
+    messages = [Message("user", (Image(DOTS[1]), Text("What does <image> mean?"))), Message("assistant", ("?",)),
+                Message("user", (Text("<image>"),))]  # fmt: skip
+    assert spelt(messages_of(contents(messages))) == spelt(messages)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def saved(photo: Pillow.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    photo.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def noise(mode: str = "RGB") -> Pillow.Image:
+    return Pillow.fromarray(np.random.default_rng(1).integers(0, 256, (9, 12, 3), dtype=np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_file_that_every_reader_understands_is_sent_as_it_is(kind):
+    file = saved(noise(), kind)
+    address = address_of(open_image(file), file)
+    assert address == f"data:image/{kind.lower()};base64,{base64.b64encode(file).decode()}"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        saved(noise(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+        saved(noise("RGBA"), "PNG"),
+        saved(noise("P"), "GIF"),
+        saved(noise("CMYK"), "JPEG"),
+        saved(noise(), "BMP"),
+    ],
+    ids=["turned", "transparent", "gif", "cmyk", "bmp"],
+)
+def test_any_other_is_sent_as_what_we_see_in_it(file):
+    photo = open_image(file)
+    address = address_of(photo, file)
+    assert address.startswith("data:image/png;base64,")
+    seen = open_image(address)
+    assert seen.mode == "RGB"
+    assert np.array_equal(np.asarray(seen), np.asarray(to_rgb(photo)))
+
+
+# ---- asking ----------------------------------------------------------------------------------------------------------
+
+QUESTION = [{"role": "user", "content": "?"}]
+
+
+def test_an_answer_and_what_was_asked_for(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with serving(Endpoint(lambda body: completion("Yes.", tokens=2))) as endpoint:
+        remote = Remote(endpoint.url, key="secret")
+        assert remote.model == "tiny", "the only one that the server has"
+        said = remote.ask(QUESTION, max_tokens=5, top_p=0.5, seed=7, extra={"max_tiles": 3})
+        remote.ask(QUESTION, max_tokens=5, temperature=None)
+    assert (said.text, said.finish, said.tokens) == ("Yes.", "stop", 2)
+    assert endpoint.bodies[0] == {"model": "tiny", "messages": QUESTION, "max_tokens": 5, "temperature": 0.0,
+                                  "top_p": 0.5, "seed": 7, "max_tiles": 3}  # fmt: skip
+    assert endpoint.bodies[1] == {"model": "tiny", "messages": QUESTION, "max_tokens": 5}
+    assert endpoint.keys == ["Bearer secret"] * 2
+    assert "secret" not in str(remote.describe())
+
+
+def test_the_key_of_the_environment(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "from the environment")
+    with serving(Endpoint(lambda body: completion("Yes."))) as endpoint:
+        Remote(endpoint.url).ask(QUESTION, max_tokens=5)
+    assert endpoint.keys == ["Bearer from the environment"]
+
+
+def test_a_busy_server_is_asked_again():
+    with serving(Endpoint(lambda body: completion("Yes."), failures=[503, 429])) as endpoint:
+        assert Remote(endpoint.url).ask(QUESTION, max_tokens=5).text == "Yes."
+    assert len(endpoint.bodies) == 3
+
+
+def test_a_server_that_knows_the_other_name_of_the_limit():
+    complaint = "max_tokens is not supported; use max_completion_tokens"
+    with serving(Endpoint(lambda body: completion("Yes."), failures=[400], complaint=complaint)) as endpoint:
+        remote = Remote(endpoint.url)
+        assert [remote.ask(QUESTION, max_tokens=5).text for _ in range(2)] == ["Yes.", "Yes."]
+    limits = [{name: body[name] for name in body if "max" in name} for body in endpoint.bodies]
+    assert limits == [{"max_tokens": 5}, {"max_completion_tokens": 5}, {"max_completion_tokens": 5}]
+
+
+def test_what_goes_wrong_is_said_in_one_line():
+    with serving(Endpoint(lambda body: {"object": "nothing"}, failures=[500, 400, 401])) as endpoint:
+        remote = Remote(endpoint.url, retries=0)
+        for message in ("HTTP 500, told to fail", "refuses the question: HTTP 400", "HTTP 401", "no choices"):
+            with pytest.raises(EndpointError, match=message) as caught:
+                remote.ask(QUESTION, max_tokens=5)
+            assert "\n" not in str(caught.value)
+    with pytest.raises(EndpointError, match="is the server running"):
+        Remote(endpoint.url, retries=0)
+    with serving(Endpoint(lambda body: {}, models=("a", "b"))) as endpoint, pytest.raises(UsageError, match="a, b"):
+        Remote(endpoint.url)
+    with pytest.raises(UsageError, match="expected an address"):
+        Remote("localhost:8000")
+
+
+def test_no_more_is_drawn_than_is_under_way():
+    drawn, freed = [], threading.Event()
+
+    def requests():
+        for number in range(20):
+            drawn.append(number)
+            yield number
+
+    def work(number: int) -> int:
+        assert freed.wait(20)
+        return number * number
+
+    found = concurrently(work, requests(), 3)
+    threading.Timer(0.2, freed.set).start()
+    first = next(found)
+    assert len(drawn) == 3
+    assert dict([first, *found]) == {number: number**2 for number in range(20)}
+
+
+def test_after_an_error_the_others_are_still_given():
+    def work(number: int) -> int:
+        if number == 2:
+            raise EndpointError("two")
+        return number
+
+    given: list[int] = []
+    drawn = iter(range(100))
+    with pytest.raises(EndpointError, match="two"):
+        for number, _ in concurrently(work, drawn, 4):
+            given.append(number)
+    undrawn = next(drawn)
+    assert undrawn < 100
+    assert sorted(given) == [number for number in range(undrawn) if number != 2]
