@@ -31,20 +31,9 @@ from internvl.evaluation.tasks.choice import (
     table_source,
 )
 from internvl.evaluation.tasks.instructions import SHORT
+from internvl.evaluation.tasks.reported import internvl2, internvl_1_5
 from internvl.metrics.choices import letter
 from internvl.metrics.vqa import contains_answer
-
-MODELS = tuple(f"InternVL2-{size}" for size in ("1B", "2B", "4B", "8B", "26B", "40B", "Llama3-76B"))
-DOCUMENTED = "InternVL 2.0 documentation, evaluation"
-OLDER = "InternVL 1.5 documentation, evaluation"
-
-
-def published(metric: str, values: Sequence[float], older: float | None = None) -> Iterator[Published]:
-    for model, value in zip(MODELS, values, strict=True):
-        yield Published(model, value, metric, DOCUMENTED)
-    if older is not None:
-        yield Published("InternVL-Chat-V1-5", older, metric, OLDER)
-
 
 # ---- SEED-Bench ------------------------------------------------------------------------------------------------------
 
@@ -127,9 +116,12 @@ SEED = Benchmark(
     mark=mark_seed,
     summarise=summarise_seed,
     published=(
-        *published("image", (65.62, 71.55, 73.67, 76.15, 76.79, 78.15, 78.17), 75.99),
-        *published("total", (60.76, 66.56, 69.34, 70.72, 72.45, 74.65, 74.46), 69.99),
-        *published("video", (42.35, 47.67, 52.94, 50.17, 56.03, 61.38, 60.42), 47.27),
+        *internvl2("image", 65.62, 71.55, 73.67, 76.15, 76.79, 78.15, 78.17),
+        *internvl2("total", 60.76, 66.56, 69.34, 70.72, 72.45, 74.65, 74.46),
+        *internvl2("video", 42.35, 47.67, 52.94, 50.17, 56.03, 61.38, 60.42),
+        internvl_1_5("image", 75.99),
+        internvl_1_5("total", 69.99),
+        internvl_1_5("video", 47.27),
     ),
     note="Of a video one frame is shown; the table of VLMEvalKit has the questions about pictures alone",
 )
@@ -195,7 +187,7 @@ TABLES = (
             Published("InternVL2-8B", 64.4, "accuracy", "InternVL2-8B model card"),
             Published("InternVL2-26B", 68.3, "accuracy", "InternVL2-40B model card"),
             Published("InternVL2-40B", 71.8, "accuracy", "InternVL2-40B model card"),
-            Published("InternVL-Chat-V1-5", 66.0, "accuracy", OLDER),
+            internvl_1_5("accuracy", 66.0),
         ),
     ),
 )
@@ -254,7 +246,7 @@ TINY_LVLM = Benchmark(
     mark=mark_tiny,
     summarise=summarise_tiny,
     settings=Settings(max_new_tokens=30),
-    published=tuple(published("sum", (3.254, 3.295, 3.367, 3.418, 3.579, 3.584, 3.629), 3.583)),
+    published=(*internvl2("sum", 3.254, 3.295, 3.367, 3.418, 3.579, 3.584, 3.629), internvl_1_5("sum", 3.583)),
     note="The sum of five accuracies, at most 5",
 )
 

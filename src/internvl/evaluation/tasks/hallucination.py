@@ -30,10 +30,8 @@ from internvl.evaluation.folder import Folder, Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.instructions import SHORT
 from internvl.evaluation.tasks.judge_prompts import MMHAL
+from internvl.evaluation.tasks.reported import MPO, internvl2, internvl_1_5
 from internvl.metrics.yes_no import Judged, confusion, hallusion_accuracies, pope_verdict, spoken
-
-MODELS = tuple(f"InternVL2-{size}" for size in ("1B", "2B", "4B", "8B", "26B", "40B", "Llama3-76B"))
-MPO = "arXiv:2411.10442"
 
 # ---- POPE ------------------------------------------------------------------------------------------------------------
 
@@ -101,21 +99,6 @@ def summarise_pope(rows: Sequence[Marked]) -> Scores:
     return Scores(values={"F1": sum(each.values()) / len(each), **each}, groups=groups)
 
 
-def _pope_published() -> Iterator[Published]:
-    scores = {
-        "random": (88.82, 89.87, 89.04, 88.11, 88.93, 89.67, 90.10),
-        "popular": (87.50, 88.30, 87.11, 86.90, 87.90, 88.09, 88.94),
-        "adversarial": (85.74, 86.77, 85.35, 85.85, 87.06, 87.41, 88.04),
-    }
-    for category, values in scores.items():
-        for model, value in zip(MODELS, values, strict=True):
-            yield Published(model, value, f"F1 {category}", "InternVL 2.0 documentation, evaluation")
-    for category, value in (("random", 89.30), ("popular", 88.43), ("adversarial", 87.36)):
-        yield Published("InternVL-Chat-V1-5", value, f"F1 {category}", "InternVL 1.5 documentation, evaluation")
-    yield Published("InternVL2-8B", 86.9, "F1", MPO)
-    yield Published("InternVL2-8B-MPO", 88.1, "F1", MPO)
-
-
 COCO_POPE = "https://github.com/AoiDragon/POPE/tree/e3e39262c85a6a83f26cf5094022a782cb0df58d/output/coco"
 LLAVA_POPE = "https://github.com/OpenGVLab/InternVL/releases/download/data/llava_pope_test.jsonl"
 POPE_TABLE = table_file("POPE", "c12f5acb142f2ef1f85a26ba2fbe41d5")
@@ -138,7 +121,16 @@ POPE = Benchmark(
     ),
     mark=mark_pope,
     summarise=summarise_pope,
-    published=tuple(_pope_published()),
+    published=(
+        *internvl2("F1 random", 88.82, 89.87, 89.04, 88.11, 88.93, 89.67, 90.10),
+        *internvl2("F1 popular", 87.50, 88.30, 87.11, 86.90, 87.90, 88.09, 88.94),
+        *internvl2("F1 adversarial", 85.74, 86.77, 85.35, 85.85, 87.06, 87.41, 88.04),
+        internvl_1_5("F1 random", 89.30),
+        internvl_1_5("F1 popular", 88.43),
+        internvl_1_5("F1 adversarial", 87.36),
+        Published("InternVL2-8B", 86.9, "F1", MPO),
+        Published("InternVL2-8B-MPO", 88.1, "F1", MPO),
+    ),
 )
 
 # ---- HallusionBench --------------------------------------------------------------------------------------------------
@@ -196,10 +188,10 @@ HALLUSION = Benchmark(
     summarise=summarise_hallusion,
     published=(
         Published("InternVL2-8B", 45.2, "average", "InternVL2-8B model card"),
-        Published("InternVL-Chat-V1-5", 49.3, "average", "InternVL 1.5 documentation, evaluation"),
-        Published("InternVL-Chat-V1-5", 66.77, "aAcc", "InternVL 1.5 documentation, evaluation"),
-        Published("InternVL-Chat-V1-5", 40.17, "fAcc", "InternVL 1.5 documentation, evaluation"),
-        Published("InternVL-Chat-V1-5", 40.88, "qAcc", "InternVL 1.5 documentation, evaluation"),
+        internvl_1_5("average", 49.3),
+        internvl_1_5("aAcc", 66.77),
+        internvl_1_5("fAcc", 40.17),
+        internvl_1_5("qAcc", 40.88),
     ),
     note="An answer that has neither or both of yes and no counts as wrong, as VLMEvalKit's `exact_matching` has it",
 )

@@ -24,6 +24,7 @@ from internvl.evaluation.benchmark import (
 from internvl.evaluation.folder import Folder, Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.judge_prompts import LLAVA_BENCH, MM_VET, MM_VET_V2
+from internvl.evaluation.tasks.reported import MPO, internvl2, internvl_1_5
 
 # ---- MM-Vet ----------------------------------------------------------------------------------------------------------
 
@@ -148,7 +149,15 @@ def answers_by_id(rows: Sequence[Marked]) -> bytes:
     return json.dumps({row.sample.id: row.answer for row in rows}).encode()
 
 
-def _mmvet(name: str, title: str, paper: str, judging: Judging, *sources: Source, note: str = "") -> Benchmark:
+def _mmvet(
+    name: str,
+    title: str,
+    paper: str,
+    judging: Judging,
+    *sources: Source,
+    published: tuple[Published, ...] = (),
+    note: str = "",
+) -> Benchmark:
     return Benchmark(
         name=name,
         title=title,
@@ -160,7 +169,7 @@ def _mmvet(name: str, title: str, paper: str, judging: Judging, *sources: Source
         settings=Settings(max_new_tokens=1000),
         judging=judging,
         submission=(f"{name}.json", answers_by_id),
-        published=MMVET_SCORES.get(name, ()),
+        published=published,
         note=note,
     )
 
@@ -172,17 +181,6 @@ JUDGE_V1 = Judging(
 JUDGE_V2 = Judging(
     version="MM-Vet v2, 1", prompt=mmvet_v2_prompt, parse=mmvet_verdict, published="gpt-4-0613", max_new_tokens=16
 )
-MODELS = tuple(f"InternVL2-{size}" for size in ("1B", "2B", "4B", "8B", "26B", "40B", "Llama3-76B"))
-OLDER = "InternVL 1.5 documentation, evaluation"
-MMVET_SCORES = {
-    "mmvet": (
-        *(
-            Published(model, value, "total", "InternVL 2.0 documentation, evaluation")
-            for model, value in zip(MODELS, (37.8, 44.6, 55.7, 60.0, 64.2, 68.5, 69.8), strict=True)
-        ),
-        Published("InternVL-Chat-V1-5", 62.7, "total", OLDER),
-    )
-}
 MMVET_TABLE = table_file("MMVet", "748aa6d4aa9d4de798306a63718455e3")
 RELEASES = "https://github.com/yuweihao/MM-Vet/releases/download/"
 V2_FILES = (
@@ -205,7 +203,8 @@ MMVET = (
             read_mmvet,
         ),
         Source("vlmevalkit", (MMVET_TABLE,), partial(read_mmvet_table, name=MMVET_TABLE.path)),
-        note="Published scores are those of the authors' grading page, GPT-4-0613; GPT-4-Turbo gives several points less",
+        published=(*internvl2("total", 37.8, 44.6, 55.7, 60.0, 64.2, 68.5, 69.8), internvl_1_5("total", 62.7)),
+        note="Published scores are from the authors' grading page, GPT-4-0613; GPT-4-Turbo gives several points less",
     ),
     _mmvet("mmvet-v2", "MM-Vet v2", "arXiv:2408.00765", JUDGE_V2, Source("original", V2_FILES, read_mmvet_v2)),
     _mmvet(
@@ -329,8 +328,8 @@ LLAVA = Benchmark(
         temperature=0.2,
     ),
     published=(
-        Published("InternVL2-8B", 73.2, "relative", "arXiv:2411.10442, by VLMEvalKit"),
-        Published("InternVL2-8B-MPO", 76.7, "relative", "arXiv:2411.10442, by VLMEvalKit"),
+        Published("InternVL2-8B", 73.2, "relative", MPO),
+        Published("InternVL2-8B-MPO", 76.7, "relative", MPO),
     ),
     note="The authors also send a system message, that the judge is a helpful and precise assistant; here none is sent",
 )

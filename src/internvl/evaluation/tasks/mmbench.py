@@ -25,6 +25,7 @@ from internvl.evaluation.benchmark import (
 )
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks.choice import choice_sample, mark_choice, table_file
+from internvl.evaluation.tasks.reported import internvl2, internvl_1_5
 from internvl.metrics.choices import ROTATION, circular, letter
 
 DROPPED = {  # columns that the original leaves out of what it hands in, and where it puts the prediction
@@ -100,17 +101,6 @@ CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 PAPER = "arXiv:2307.06281"
 SERVER = "https://mmbench.opencompass.org.cn/mmbench-submission"
 OPENMMLAB = "https://download.openmmlab.com/mmclassification/datasets/mmbench/"
-DOCUMENTED = "InternVL 2.0 documentation, evaluation"
-MODELS = tuple(f"InternVL2-{size}" for size in ("1B", "2B", "4B", "8B", "26B", "40B", "Llama3-76B"))
-TEST_EN = (65.4, 73.2, 78.6, 81.7, 83.4, 86.8, 86.5)
-TEST_CN = (60.7, 70.9, 73.9, 81.2, 82.0, 86.5, 86.3)
-CCBENCH = (75.7, 74.7, 66.5, 75.9, 73.5, 80.6, 81.0)
-
-
-def published(values: Sequence[float], older: float) -> tuple[Published, ...]:
-    """The scores of version 2.0 by size, and that of version 1.5."""
-    scores = (Published(model, value, "accuracy", DOCUMENTED) for model, value in zip(MODELS, values, strict=True))
-    return (*scores, Published("InternVL-Chat-V1-5", older, "accuracy", "InternVL 1.5 documentation, evaluation"))
 
 
 def source(layout: str, file: File, *, chinese: bool | None, family: str = "mmbench") -> Source:
@@ -156,14 +146,14 @@ TASKS: tuple[Benchmark, ...] = (
         "en",
         old="mmbench_test_en_20231003.tsv",
         md5="6939fadb0ce626fefc0bdc9c64efc528",
-        scores=published(TEST_EN, 82.17),
+        scores=(*internvl2("accuracy", 65.4, 73.2, 78.6, 81.7, 83.4, 86.8, 86.5), internvl_1_5("accuracy", 82.17)),
     ),
     mmbench(
         "test",
         "cn",
         old="mmbench_test_cn_20231003.tsv",
         md5="7e1239baf0ee4c8b513e19705a0f317e",
-        scores=published(TEST_CN, 81.95),
+        scores=(*internvl2("accuracy", 60.7, 70.9, 73.9, 81.2, 82.0, 86.5, 86.3), internvl_1_5("accuracy", 81.95)),
     ),
     mmbench("dev", "en", version="1.1", md5="30c05be8f2f347a50be25aa067248184"),
     mmbench("dev", "cn", version="1.1", md5="593f9b5f6bea453d870a798b34ae4f37"),
@@ -191,6 +181,6 @@ TASKS: tuple[Benchmark, ...] = (
         mark=mark_choice,
         summarise=summarise,
         submission=("ccbench.xlsx", partial(spreadsheet, family="ccbench")),
-        published=published(CCBENCH, 70.0),
+        published=(*internvl2("accuracy", 75.7, 74.7, 66.5, 75.9, 73.5, 80.6, 81.0), internvl_1_5("accuracy", 70.0)),
     ),
 )

@@ -14,7 +14,6 @@ from internvl.evaluation.benchmark import (
     File,
     Mark,
     Marked,
-    Published,
     Sample,
     Scores,
     Settings,
@@ -23,6 +22,7 @@ from internvl.evaluation.benchmark import (
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.instructions import SHORT
+from internvl.evaluation.tasks.reported import internvl2, internvl_1_5
 from internvl.metrics.yes_no import MME_ABILITIES, mme_score, mme_verdict
 
 ROOT = "mme/MME_Benchmark_release_version"
@@ -131,21 +131,6 @@ def summarise(rows: Sequence[Marked]) -> Scores:
     return Scores(values=values, groups=groups, withheld=withheld)
 
 
-def _published() -> Iterator[Published]:
-    models = tuple(f"InternVL2-{size}" for size in ("1B", "2B", "4B", "8B", "26B", "40B", "Llama3-76B"))
-    perception = (1346.2, 1439.7, 1532.3, 1648.1, 1720.0, 1715.4, 1731.1)
-    cognition = (448.2, 437.1, 531.8, 562.1, 540.7, 599.6, 683.6)
-    where = "InternVL 2.0 documentation, evaluation"
-    for model, perceived, thought in zip(models, perception, cognition, strict=True):
-        yield Published(model, round(perceived + thought, 1), "total", where)
-        yield Published(model, perceived, "perception", where)
-        yield Published(model, thought, "cognition", where)
-    older = "InternVL 1.5 documentation, evaluation"
-    yield Published("InternVL-Chat-V1-5", 2192.0, "total", older, "--max-tiles 12")
-    yield Published("InternVL-Chat-V1-5", 1658.4, "perception", older, "--max-tiles 12")
-    yield Published("InternVL-Chat-V1-5", 533.6, "cognition", older, "--max-tiles 12")
-
-
 RELEASE = File(ROOT, hint="https://huggingface.co/OpenGVLab/InternVL/resolve/main/MME_Benchmark_release_version.zip")
 TABLE_FILE = table_file("MME", "b36b43c3f09801f5d368627fb92187c3")
 
@@ -167,7 +152,14 @@ TASKS: tuple[Benchmark, ...] = (
         mark=mark,
         summarise=summarise,
         settings=Settings(max_new_tokens=20),
-        published=tuple(_published()),
+        published=(
+            *internvl2("total", 1794.4, 1876.8, 2064.1, 2210.3, 2260.7, 2315.0, 2414.7),
+            *internvl2("perception", 1346.2, 1439.7, 1532.3, 1648.1, 1720.0, 1715.4, 1731.1),
+            *internvl2("cognition", 448.2, 437.1, 531.8, 562.1, 540.7, 599.6, 683.6),
+            internvl_1_5("total", 2191.9, "--max-tiles 12"),
+            internvl_1_5("perception", 1658.4, "--max-tiles 12"),
+            internvl_1_5("cognition", 533.6, "--max-tiles 12"),
+        ),
         note="Sums of acc + acc+ in percent: at most 2000 of perception, 800 of cognition",
     ),
 )

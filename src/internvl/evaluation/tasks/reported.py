@@ -1,0 +1,22 @@
+"""Scores as the documentation of versions 1.5 and 2.0 prints them, one model after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from internvl.evaluation.benchmark import Published
+
+INTERNVL2 = tuple(f"InternVL2-{size}" for size in ("1B", "2B", "4B", "8B", "26B", "40B", "Llama3-76B"))
+DOCUMENTED = "InternVL 2.0 documentation, evaluation"
+DOCUMENTED_1_5 = "InternVL 1.5 documentation, evaluation"
+MPO = "arXiv:2411.10442"
+
+
+def internvl2(metric: str, *values: float) -> Iterator[Published]:
+    """A score for each size of version 2.0, the smallest first."""
+    for model, value in zip(INTERNVL2, values, strict=True):
+        yield Published(model, value, metric, DOCUMENTED)
+
+
+def internvl_1_5(metric: str, value: float, options: str = "") -> Published:
+    return Published("InternVL-Chat-V1-5", value, metric, DOCUMENTED_1_5, options)
