@@ -158,10 +158,12 @@ def normalise(text: str) -> list[float | str]:
 
 
 def numbers(text: str) -> list[str]:
-    """Every number in a text as it is written: first those with commas, then scientific ones, then the others.
+    """Every number in a text as it is written: first those with commas, then scientific ones, then plain ones.
 
-    >>> numbers("1,000 and 2.5e3 or .5")
-    ['1,000', '2.5e3', '.5']
+    The plain ones are also looked for inside the others, and some are found there.
+
+    >>> numbers("12 or .5 or 1,000")
+    ['1,000', '12', '.5', '000']
     """
     return [found for pattern in _NUMBERS for found in re.findall(pattern, text)]
 
