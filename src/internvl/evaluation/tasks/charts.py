@@ -30,7 +30,7 @@ from internvl.evaluation.tasks.vqa import (
     converted,
     from_lines,
     from_table,
-    golds_of,
+    golds_in_table,
     version_1_5,
     version_2,
     version_2_5,
@@ -132,7 +132,7 @@ def read_charxiv(folder: Folder, *, name: str, column: str) -> Iterator[Sample]:
             id=str(row["index"]),
             prompt=row.text("question"),
             pictures=row.pictures(),
-            answer=golds_of(row) if row.filled("answer") else None,
+            answer=golds_in_table(row) if row.filled("answer") else None,
             facts={"category": kinds[number], "grading": grading},
         )
 

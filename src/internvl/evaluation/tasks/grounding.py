@@ -191,7 +191,7 @@ TASKS: tuple[Benchmark, ...] = (
         name="dior-rsvg",
         title="DIOR-RSVG test",
         paper="arXiv:2210.12634",
-        group="domains",
+        group="grounding",
         sources=(
             Source(
                 "original",

@@ -74,15 +74,19 @@ def in_data(path: str) -> str:
 
 
 def golds_of(row: Row, key: str = "answer") -> list[str]:
-    """One answer, or the list of those that are right, also where a table has the list as text."""
-    value = row[key]
-    if isinstance(value, list) or (isinstance(value, str) and value.startswith("[") and value.endswith("]")):
+    """One answer, or the list of those that are right."""
+    return row.items_of(key) if isinstance(row[key], list) else [str(row[key])]
+
+
+def golds_in_table(row: Row, key: str = "answer") -> list[str]:
+    """The same in a table, where a list is written as text; what only looks like one is an answer."""
+    text = str(row[key])
+    if text.startswith("[") and text.endswith("]"):
         try:
             return row.items_of(key)
         except DataError:
-            if not isinstance(value, str):
-                raise
-    return [str(value)]
+            pass
+    return [text]
 
 
 def from_lines(
@@ -107,7 +111,7 @@ def from_table(folder: Folder, *, name: str, instruction: str = SHORT, key: str 
             id=str(row["index"]),
             prompt=f"{question} {instruction}",
             pictures=row.pictures(),
-            answer=None if key is None else golds_of(row, key),
+            answer=None if key is None else golds_in_table(row, key),
             facts={"question_id": row.get("questionId", row["index"]), "question": question}
             | {fact: str(row[fact]) for fact in ("split", "category") if row.filled(fact)},
         )
