@@ -15,7 +15,6 @@ from internvl.evaluation.benchmark import (
     File,
     Mark,
     Marked,
-    Published,
     Sample,
     Scores,
     Settings,
@@ -31,7 +30,7 @@ from internvl.evaluation.tasks.choice import (
     table_source,
 )
 from internvl.evaluation.tasks.instructions import SHORT
-from internvl.evaluation.tasks.reported import internvl2, internvl_1_5
+from internvl.evaluation.tasks.reported import internvl2, internvl_1_5, model_card
 from internvl.metrics.choices import letter
 from internvl.metrics.vqa import contains_answer
 
@@ -171,7 +170,7 @@ TABLES = (
         "SEED-Bench-2-Plus",
         "arXiv:2404.16790",
         table_source("SEEDBench2_Plus", "e32d3216dc4f452b0fe497a52015d1fd", at="benchmarks/SEEDBench"),
-        published=(Published("InternVL2_5-78B", 71.3, "accuracy", "InternVL2_5-78B model card"),),
+        published=(model_card("InternVL2_5-78B", "accuracy", 71.3),),
     ),
     _table("mmstar", "MMStar", "arXiv:2403.20330", table_source("MMStar", "e1ecd2140806c1b1bbf54b43372efb9e")),
     _mmt("mmt-bench", "MMT-Bench_ALL", "b273a2f4c596fe4f2605de0494cd632f", "MMT-Bench"),
@@ -184,9 +183,9 @@ TABLES = (
         "https://huggingface.co/datasets/xai-org/RealworldQA",
         table_source("RealWorldQA", "4de008f55dc4fd008ca9e15321dc44b7"),
         published=(
-            Published("InternVL2-8B", 64.4, "accuracy", "InternVL2-8B model card"),
-            Published("InternVL2-26B", 68.3, "accuracy", "InternVL2-40B model card"),
-            Published("InternVL2-40B", 71.8, "accuracy", "InternVL2-40B model card"),
+            model_card("InternVL2-8B", "accuracy", 64.4),
+            model_card("InternVL2-26B", "accuracy", 68.3, of="InternVL2-40B"),
+            model_card("InternVL2-40B", "accuracy", 71.8),
             internvl_1_5("accuracy", 66.0),
         ),
     ),

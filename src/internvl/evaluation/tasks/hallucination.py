@@ -30,7 +30,7 @@ from internvl.evaluation.folder import Folder, Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.instructions import SHORT
 from internvl.evaluation.tasks.judge_prompts import MMHAL
-from internvl.evaluation.tasks.reported import MPO, internvl2, internvl_1_5
+from internvl.evaluation.tasks.reported import MPO, internvl2, internvl_1_5, model_card
 from internvl.metrics.yes_no import Judged, confusion, hallusion_accuracies, pope_verdict, spoken
 
 # ---- POPE ------------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ HALLUSION = Benchmark(
     mark=mark_hallusion,
     summarise=summarise_hallusion,
     published=(
-        Published("InternVL2-8B", 45.2, "average", "InternVL2-8B model card"),
+        model_card("InternVL2-8B", "average", 45.2),
         internvl_1_5("average", 49.3),
         internvl_1_5("aAcc", 66.77),
         internvl_1_5("fAcc", 40.17),

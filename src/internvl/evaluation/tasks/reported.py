@@ -1,4 +1,4 @@
-"""Scores as the documentation of versions 1.5 and 2.0 prints them, one model after the other."""
+"""Scores as the documentation of versions 1.5 and 2.0 and the model cards print them."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def internvl2(metric: str, *values: float) -> Iterator[Published]:
 
 def internvl_1_5(metric: str, value: float, options: str = "") -> Published:
     return Published("InternVL-Chat-V1-5", value, metric, DOCUMENTED_1_5, options)
+
+
+def model_card(model: str, metric: str, value: float, *, of: str = "") -> Published:
+    """of: the model on whose card it stands, where that is another."""
+    return Published(model, value, metric, f"{of or model} model card")
