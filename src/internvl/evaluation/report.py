@@ -185,7 +185,7 @@ def _section(task: TaskResult, model: str, bounds: Bounds, space: Space) -> Sect
         how=tuple(_how(task, seed)),
         beside=beside,
         same_model=same,
-        plots={name: _bars(values, bounds.groups) for name, values in task.scores.groups.items() if values},
+        plots={name: _bars(found, bounds.groups) for name, found in task.scores.groups.items() if len(found) > 1},
         cards=cards,
     )
 
@@ -217,18 +217,16 @@ def _model_name(manifest: Mapping[str, Any]) -> str:
 
 
 def _facts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What stands in the head of the page: model, machine and packages, one line each."""
-    for part in ("model", "machine"):
-        values = manifest.get(part)
-        for key, value in values.items() if isinstance(values, Mapping) else [(part, values)]:
-            if value not in (None, "", []):
-                yield str(key), shortened(readable(value), 120)
-    for key, value in manifest.items():
-        if isinstance(value, str | int | float) and key not in ("format", "begun", "model", "machine"):
-            yield key, str(value)
-    packages = manifest.get("packages")
-    if isinstance(packages, Mapping):
-        yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items())
+    """What stands in the head of the page: the parts of `run.json`, each on one line."""
+    loose = {key: value for key, value in manifest.items() if isinstance(value, str | int | float)}
+    parts = {key: value for key, value in manifest.items() if isinstance(value, Mapping) and key != "tasks"}
+    parts["run"] = {key: value for key, value in loose.items() if key not in ("format", "begun")}
+    for part, values in parts.items():
+        told = [
+            f"{key} {shortened(readable(value), 100)}" for key, value in values.items() if value not in (None, "", [])
+        ]
+        if told:
+            yield part, ", ".join(told)
 
 
 def pretty(value: Any) -> str:
@@ -253,7 +251,7 @@ def shown_figure(value: float | None) -> str:
     """
     if value is None:
         return "-"
-    return f"{value:.1f}" if abs(value) >= 5 else f"{value:.3f}".rstrip("0").rstrip(".")
+    return f"{value:.1f}" if abs(value) >= 5 or value == 0 else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
@@ -321,9 +319,9 @@ def shortened(text: str, most: int) -> str:
     """The beginning of a long text, and how long it is.
 
     >>> shortened("abcdef", 3)
-    'abc ... (6 characters)'
+    'abc\u2026 (6 characters)'
     """
-    return text if len(text) <= most else f"{text[:most]} ... ({len(text):,} characters)"
+    return text if len(text) <= most else f"{text[:most]}\N{HORIZONTAL ELLIPSIS} ({len(text):,} characters)"
 
 
 def readable(value: Any) -> str:
