@@ -145,6 +145,41 @@ def test_beams(chat):
         chat.stream("And?", sampling=beams)
 
 
+# ---- whole conversations in a batch ----------------------------------------------------------------------------------
+
+
+def test_a_batch_answers_whole_conversations(chat):
+    """Several turns and a system message of their own, as if each had been asked alone."""
+    first = chat.ask("What is this?", images=[photo(1, 224, 112)], max_tiles=2)
+    second = chat.ask("And now?")
+    said = [*chat.history[:-1]]
+    answers = fresh(chat).batch([said, "What is 2 + 2?", [Message("system", (Text("Be brief."),)), *said[:1]]])
+    assert (answers[0].text, answers[0].tiles) == (second.text, first.tiles)
+    assert answers[1].text == fresh(chat).ask("What is 2 + 2?").text
+    assert (
+        answers[2].text
+        == fresh(chat, system="Be brief.").ask("What is this?", images=[photo(1, 224, 112)], max_tiles=2).text
+    )
+    [again] = fresh(chat, system="Not this").batch([[Message("system", (Text("Be brief."),)), *said[:1]]])
+    assert again.text == answers[2].text
+
+
+def test_pictures_of_a_batch_keep_their_own_budgets(chat):
+    wide = photo(1, 448, 112)
+    messages = [Message("user", (Image(wide, 1), Image(wide, 4), Image(wide), "Compare."))]
+    [answer] = chat.batch([messages], max_tiles=6)
+    assert answer.tiles == (1, 5, 3)  # the third has a share of the six
+
+
+def test_each_question_of_a_batch_may_be_drawn_in_its_own_way(chat):
+    configs = [SamplingConfig(max_new_tokens=8, temperature=1.3, seed=seed) for seed in (3, 4)]
+    both = chat.batch(["What is this?"] * 2, sampling=configs)
+    alone = [chat.batch(["What is this?"], sampling=config)[0] for config in configs]
+    assert [answer.text for answer in both] == [answer.text for answer in alone]
+    with pytest.raises(UsageError, match="2 for 3 questions"):
+        chat.batch(["What is this?"] * 3, sampling=configs)
+
+
 # ---- conversations ---------------------------------------------------------------------------------------------------
 
 

@@ -172,12 +172,13 @@ class Chat:
         if isinstance(questions, str):
             raise UsageError("questions is one string; give a list of questions, or use ask()")
         budget = self._budget(max_tiles, pdf=None)
+        configs: Iterable[SamplingConfig | None] = repeat(cast("SamplingConfig | None", sampling))
+        if isinstance(sampling, list | tuple):
+            configs, questions = sampling, list(questions)
+            if len(configs) != len(questions):
+                raise UsageError(f"sampling has {len(configs)} for {len(questions)} questions; give one for each")
         conversations = (self._conversation(question, budget) for question in questions)
-        several = isinstance(sampling, list | tuple)
-        configs = iter(sampling) if several else repeat(cast("SamplingConfig | None", sampling))
-        reads = (
-            self._read(messages, budget, config) for messages, config in zip(conversations, configs, strict=several)
-        )
+        reads = (self._read(*read) for read in zip(conversations, repeat(budget), configs, strict=False))
         answers: list[Answer] = []
         while group := list(islice(reads, batch_size)):
             answers += self._together(group)
