@@ -68,6 +68,16 @@ def test_pope_in_the_originals_layout(tmp_path):
     assert "popular, adversarial" in scores("pope", rows[:1], ["yes"]).withheld["F1"]
 
 
+def test_pope_thought_about_first(tmp_path):
+    pope_folder(tmp_path)
+    rows = samples("pope-cot", tmp_path)
+    assert rows[0].prompt.startswith("Your task is to answer the question below.")
+    assert rows[0].prompt.endswith("Question:\n\nIs there a dog?")
+    thought = "There is no cat.\nFinal answer: {}"
+    found = scores("pope-cot", rows, [thought.format(said) for said in ["Yes"] * 3 + ["No"] * 3])
+    assert found.values["F1"] == 100
+
+
 def test_pope_refuses_truths_that_belong_to_other_questions(tmp_path):
     pope_folder(tmp_path)
     one = {"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "yes"}

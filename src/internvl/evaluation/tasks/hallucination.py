@@ -28,9 +28,10 @@ from internvl.evaluation.benchmark import (
 )
 from internvl.evaluation.folder import Folder, Row
 from internvl.evaluation.tasks.choice import table_file
-from internvl.evaluation.tasks.instructions import SHORT
+from internvl.evaluation.tasks.instructions import COT, SHORT
 from internvl.evaluation.tasks.judge_prompts import MMHAL
 from internvl.evaluation.tasks.reported import MPO, internvl2, internvl_1_5, model_card
+from internvl.metrics.mathematics import cot_answer
 from internvl.metrics.yes_no import Judged, confusion, hallusion_accuracies, pope_verdict, spoken
 
 # ---- POPE ------------------------------------------------------------------------------------------------------------
@@ -78,6 +79,16 @@ def mark_pope(sample: Sample, answer: str, *, compat: Compat) -> Mark:
     return Mark(float(verdict == sample.answer), verdict)
 
 
+def read_pope_cot(folder: Folder) -> Iterator[Sample]:
+    """The same questions, to be thought about first."""
+    for sample in read_pope(folder):
+        yield replace(sample, prompt=COT.format(question=sample.prompt.replace(SHORT, "").strip()))
+
+
+def mark_pope_cot(sample: Sample, answer: str, *, compat: Compat) -> Mark:
+    return mark_pope(sample, cot_answer(answer), compat=compat)
+
+
 def summarise_pope(rows: Sequence[Marked]) -> Scores:
     """The mean of the F1 scores of the three categories, each of them, and what else the authors print."""
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -102,6 +113,11 @@ def summarise_pope(rows: Sequence[Marked]) -> Scores:
 COCO_POPE = "https://github.com/AoiDragon/POPE/tree/e3e39262c85a6a83f26cf5094022a782cb0df58d/output/coco"
 LLAVA_POPE = "https://github.com/OpenGVLab/InternVL/releases/download/data/llava_pope_test.jsonl"
 POPE_TABLE = table_file("POPE", "c12f5acb142f2ef1f85a26ba2fbe41d5")
+POPE_FILES = (
+    File("pope/llava_pope_test.jsonl", hint=LLAVA_POPE),
+    *(File(f"pope/coco/coco_pope_{category}.json", hint=COCO_POPE) for category in CATEGORIES),
+    File("pope/val2014", hint="http://images.cocodataset.org/zips/val2014.zip"),
+)
 POPE = Benchmark(
     name="pope",
     title="POPE",
@@ -110,11 +126,7 @@ POPE = Benchmark(
     sources=(
         Source(
             "original",
-            (
-                File("pope/llava_pope_test.jsonl", hint=LLAVA_POPE),
-                *(File(f"pope/coco/coco_pope_{category}.json", hint=COCO_POPE) for category in CATEGORIES),
-                File("pope/val2014", hint="http://images.cocodataset.org/zips/val2014.zip"),
-            ),
+            POPE_FILES,
             read_pope,
         ),
         Source("vlmevalkit", (POPE_TABLE,), partial(read_pope_table, name=POPE_TABLE.path)),
@@ -131,6 +143,15 @@ POPE = Benchmark(
         Published("InternVL2-8B", 86.9, "F1", MPO),
         Published("InternVL2-8B-MPO", 88.1, "F1", MPO),
     ),
+)
+POPE_COT = replace(
+    POPE,
+    name="pope-cot",
+    title="POPE, thought about first",
+    sources=(Source("original", POPE_FILES, read_pope_cot),),
+    mark=mark_pope_cot,
+    settings=Settings(max_new_tokens=4096),
+    published=(),
 )
 
 # ---- HallusionBench --------------------------------------------------------------------------------------------------
@@ -368,4 +389,4 @@ MMHAL_BENCH = Benchmark(
     note="The authors judged with GPT-4-0314, the InternVL reports with GPT-4o",
 )
 
-TASKS: tuple[Benchmark, ...] = (POPE, HALLUSION, *CRPE, MMHAL_BENCH)
+TASKS: tuple[Benchmark, ...] = (POPE, POPE_COT, HALLUSION, *CRPE, MMHAL_BENCH)
