@@ -17,7 +17,6 @@ from internvl.evaluation.benchmark import (
     Judging,
     Mark,
     Marked,
-    Published,
     Sample,
     Scores,
     Settings,
@@ -82,7 +81,7 @@ def both_parts(rows: Sequence[Marked]) -> Scores:
     return Scores(values=values, groups=scores.groups)
 
 
-def chartqa(name: str, parts: Sequence[str], title: str, *published: Published, **more: Any) -> Benchmark:
+def chartqa(name: str, parts: Sequence[str], title: str, **more: Any) -> Benchmark:
     return Benchmark(
         name=name,
         title=title,
@@ -98,7 +97,6 @@ def chartqa(name: str, parts: Sequence[str], title: str, *published: Published, 
         ),
         mark=mark_relaxed,
         settings=Settings(max_new_tokens=100, max_tiles=12),
-        published=published,
         note='The tolerance of the published scores is 5 % of the answer, not of the truth: compat="original".',
         **more,
     )
@@ -187,21 +185,27 @@ TASKS: tuple[Benchmark, ...] = (
         "chartqa",
         PARTS,
         "ChartQA test, mean of its two parts",
-        *version_2_5("mean", {"1B": 75.9, "2B": 79.2, "8B": 84.8, "78B": 88.3}),
-        *version_2("mean", 72.88, 76.24, 81.48, 83.28, 84.88, 86.2, 88.4),
-        *(replace(score, metric="human") for score in HUMAN),
-        *(replace(score, metric="augmented") for score in AUGMENTED),
-        version_1_5("human", 73.6),
-        version_1_5("augmented", 94.08),
+        published=(
+            *version_2_5("mean", {"1B": 75.9, "2B": 79.2, "8B": 84.8, "78B": 88.3}),
+            *version_2("mean", 72.88, 76.24, 81.48, 83.28, 84.88, 86.2, 88.4),
+            *(replace(score, metric="human") for score in HUMAN),
+            *(replace(score, metric="augmented") for score in AUGMENTED),
+            version_1_5("human", 73.6),
+            version_1_5("augmented", 94.08),
+        ),
         summarise=both_parts,
     ),
-    chartqa("chartqa-human", ("human",), "ChartQA test, questions by people", *HUMAN, version_1_5("accuracy", 73.6)),
+    chartqa(
+        "chartqa-human",
+        ("human",),
+        "ChartQA test, questions by people",
+        published=(*HUMAN, version_1_5("accuracy", 73.6)),
+    ),
     chartqa(
         "chartqa-augmented",
         ("augmented",),
         "ChartQA test, questions by a program",
-        *AUGMENTED,
-        version_1_5("accuracy", 94.08),
+        published=(*AUGMENTED, version_1_5("accuracy", 94.08)),
     ),
     charxiv("descriptive", "qid", "8507c3740f8ddaedcb6b5c1cfcb3fa06"),
     charxiv("reasoning", "inst_category", "6fc1a522ad32c2e3d72a89857b8cf10b"),

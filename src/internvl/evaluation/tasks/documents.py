@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from internvl.errors import DataError
 from internvl.evaluation.benchmark import (
@@ -15,7 +16,6 @@ from internvl.evaluation.benchmark import (
     File,
     Mark,
     Marked,
-    Published,
     Sample,
     Scores,
     Settings,
@@ -27,9 +27,11 @@ from internvl.evaluation.tasks.choice import against, mark_choice_always_officia
 from internvl.evaluation.tasks.choice import table_source as choice_source
 from internvl.evaluation.tasks.instructions import SHORT
 from internvl.evaluation.tasks.vqa import (
+    MODEL_CARD,
     from_lines,
     hand_in,
     mark_secret,
+    printed,
     table_source,
     version_1_5,
     version_2,
@@ -117,9 +119,7 @@ def pages(folder: Folder, *, name: str, answered: bool) -> Iterator[Sample]:
         )
 
 
-def read_documents(
-    name: str, title: str, paper: str, tiles: int, *sources: Source, published: tuple[Published, ...] = ()
-) -> Benchmark:
+def read_documents(name: str, title: str, paper: str, tiles: int, *sources: Source, **more: Any) -> Benchmark:
     """A benchmark scored by ANLS, or, if its name says test, by the server that takes the answers."""
     secret = name.endswith("-test")
     shared = 'Published scores divide by the lengths of the texts as written: compat="original".'
@@ -133,8 +133,8 @@ def read_documents(
         summarise=mean_score("ANLS") if secret else anls_by_type,
         settings=Settings(max_new_tokens=100, max_tiles=tiles, together=64 if name.startswith("mp") else None),
         submission=(f"{name}.json", partial(hand_in, id_key="questionId")) if secret else None,
-        published=published,
         note="" if secret else shared,
+        **more,
     )
 
 
@@ -193,9 +193,7 @@ TASKS: tuple[Benchmark, ...] = (
         settings=Settings(max_new_tokens=10),
         published=(
             *version_2_5("accuracy", {"1B": 77.8, "2B": 83.5, "8B": 92.8, "78B": 95.7}),
-            Published("InternVL2-1B", 70.5, "accuracy", "InternVL 2.5 model card"),
-            Published("InternVL2-2B", 82.3, "accuracy", "InternVL 2.5 model card"),
-            Published("InternVL2-8B", 91.7, "accuracy", "InternVL 2.5 model card"),
+            *printed("accuracy", MODEL_CARD, {"InternVL2-1B": 70.5, "InternVL2-2B": 82.3, "InternVL2-8B": 91.7}),
         ),
     ),
     read_documents(

@@ -32,6 +32,7 @@ from internvl.metrics.vqa import exact_match, gqa_match, normalise, soft_accurac
 
 UNANSWERABLE = f"When the provided information is insufficient, respond with 'Unanswerable'. {SHORT}"
 QWEN = "https://ofasys-wlcb.oss-cn-wulanchabu.aliyuncs.com/Qwen-VL/evaluation"
+MODEL_CARD = "InternVL 2.5 model card of December 2024"
 VERSION_2 = (
     "InternVL2-1B",
     "InternVL2-2B",
@@ -46,10 +47,14 @@ VERSION_2 = (
 # ---- what the tasks on pictures and documents share ------------------------------------------------------------------
 
 
+def printed(metric: str, source: str, values: Mapping[str, float]) -> tuple[Published, ...]:
+    """Scores of several models from one place: {"InternVL2-1B": 70.5}."""
+    return tuple(Published(model, value, metric, source) for model, value in values.items())
+
+
 def version_2(metric: str, *values: float) -> tuple[Published, ...]:
     """Scores of InternVL 2.0, from 1B to 76B."""
-    pairs = zip(VERSION_2, values, strict=True)
-    return tuple(Published(model, value, metric, "InternVL 2.0 documentation, evaluation") for model, value in pairs)
+    return printed(metric, "InternVL 2.0 documentation, evaluation", dict(zip(VERSION_2, values, strict=True)))
 
 
 def version_1_5(metric: str, value: float, options: str = "") -> Published:
@@ -58,9 +63,7 @@ def version_1_5(metric: str, value: float, options: str = "") -> Published:
 
 def version_2_5(metric: str, values: Mapping[str, float]) -> tuple[Published, ...]:
     """Scores of InternVL 2.5 by size: {"1B": 72.0}."""
-    return tuple(
-        Published(f"InternVL2_5-{size}", value, metric, "InternVL 2.5 model card") for size, value in values.items()
-    )
+    return printed(metric, MODEL_CARD, {f"InternVL2_5-{size}": value for size, value in values.items()})
 
 
 def converted(name: str, at: str, hint: str = "") -> File:
