@@ -1,0 +1,35 @@
+"""What benchmarks about videos share: how VLMEvalKit asks, how options are listed, whose scores were published."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+
+from internvl.evaluation.benchmark import Published, Settings
+from internvl.evaluation.folder import Row
+
+CARD = "model card of InternVL2_5-4B"
+KIT = Settings(max_new_tokens=1024, max_tiles=1, frames=16, frame_line="Frame-{}: <image>\n")
+"""How VLMEvalKit's InternVL wrapper asks about a video."""
+VERSION_25 = ("InternVL2_5-1B", "InternVL2_5-2B", "InternVL2_5-4B", "InternVL2_5-8B", "InternVL2_5-26B")
+
+
+def printed(metric: str, source: str, models: Sequence[str], values: Sequence[float]) -> tuple[Published, ...]:
+    return tuple(Published(model, value, metric, source) for model, value in zip(models, values, strict=True))
+
+
+def lettered(candidates: Sequence[str]) -> dict[str, str]:
+    return dict(zip(string.ascii_uppercase, candidates, strict=False))
+
+
+def place_of(row: Row, truth: str, options: Mapping[str, str]) -> str:
+    """The letter of the option whose text is the truth."""
+    for key, text in options.items():
+        if text == truth:
+            return key
+    raise row.wrong("answer", "one of the candidates")
+
+
+def bracketed(question: str, options: Mapping[str, str]) -> str:
+    listed = "\n".join(f"({key}) {text}" for key, text in options.items())
+    return f"Question: {question}\nOptions:\n{listed}".rstrip()
