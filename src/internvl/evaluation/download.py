@@ -96,7 +96,9 @@ def _copy(file: File, place: Path, out: Any, report: Report | None, open_url: Op
                 done += len(piece)
                 if report is not None:
                     report(file.path, done, total)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+    except (http.client.HTTPException, OSError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is a response too
         reason = getattr(error, "reason", None) or error
         raise DataError(f"{file.url} cannot be downloaded ({reason}){by_hand(file, place)}") from None
     if max(done, total or 0) > MOST:

@@ -274,8 +274,8 @@ CALTECH = Benchmark(
     mark=mark_name,
     summarise=mean_of_parts("mentioned", by=("label",)),
     settings=BRIEF,
-    note="97 of the 101 kinds, with a published 2:1 split that is not the protocol of the authors. Asked as the "
-    "embedded model learnt it: of a model that answers in sentences look at `mentioned`.",
+    note="97 of the 101 kinds, with a published 2:1 split that is not the protocol of the authors; four pictures are "
+    "also in its training part. Of a model that answers in sentences look at `mentioned`.",
 )
 
 RUBBISH = ("cardboard", "glass", "metal", "paper", "plastic", "trash")
@@ -322,8 +322,8 @@ FLAG, ICON = "Which country's flag is this?", "What emoji is this?"
 
 def country_code(code: str) -> str:
     """The ISO letters that an emoji of two regional indicators spells: `1f1ef-1f1f5` is JP; else nothing."""
-    points = [int(point, 16) - 0x1F1E6 for point in code.split("-")]
-    return "".join(chr(ord("A") + p) for p in points) if len(points) == 2 and all(0 <= p < 26 for p in points) else ""
+    letters = re.findall(r"1f1([ef][0-9a-f])(?:-|$)", code) if len(code) == 11 else []
+    return "".join(chr(int(f"1f1{letter}", 16) - 0x1F1E6 + ord("A")) for letter in letters) if len(letters) == 2 else ""
 
 
 def read_flags(folder: Folder, *, everything: bool) -> Iterator[Sample]:

@@ -151,7 +151,7 @@ def summarise_puzzles(rows: Sequence[Marked]) -> Scores:
 README = "README of declare-lab/LLM-PuzzleTest"
 PUZZLEVQA = Benchmark(
     name="puzzlevqa-part",
-    title="PuzzleVQA",
+    title="PuzzleVQA, four fifths",
     paper="arXiv:2403.13315",
     group="own",
     sources=(Source("shared", files("puzzlevqa", "test.jsonl", "images.zip"), read_puzzlevqa),),
