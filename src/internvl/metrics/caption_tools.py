@@ -2,8 +2,8 @@
 
     if missing("tokenizer") is None: tokens = ptb_tokenise(captions)
 
-Each needs Java and the package pycocoevalcap (`pip install internvl[eval]`), of which only the .jar files are used. They
-are started with a list of arguments, and captions go in through their standard input or a file: no shell reads them.
+Each needs Java and the package pycocoevalcap (`pip install internvl[eval]`), of which only the .jar files are used.
+They are started with a list of arguments; captions go in through standard input or a file, and no shell reads them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ JARS = {
 SPICE_MODELS = "spice/lib/stanford-corenlp-3.6.0-models.jar"
 """Which pycocoevalcap does not ship: 340 MB of https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip."""
 
+Counts = tuple[float, ...]
+"""Of a caption and its reference: words, function words, matches by stage and kind, chunks, matched words."""
+COUNTED = 23
+ALPHA, BETA, GAMMA, DELTA, STAGES = 0.85, 0.2, 0.6, 0.75, (1.0, 0.6, 0.8, 0.6)
+"""METEOR's parameters for English; the stages are exact, stem, synonym, paraphrase."""
+
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """Tokens that are dropped. The published list also has `-LRB-` and its like, which lower-cased text never holds."""
 
@@ -44,12 +50,12 @@ def missing(tool: str) -> str | None:
     if package is None or not (package / JARS[tool]).is_file():
         return "pycocoevalcap is not installed (pip install 'internvl[eval]')"
     if tool == "spice" and not (package / SPICE_MODELS).is_file():
-        return f"the parser's models are not at pycocoevalcap/{SPICE_MODELS} (from stanford-corenlp-full-2015-12-09.zip)"
+        return f"the parser's models are not at pycocoevalcap/{SPICE_MODELS} (of stanford-corenlp-full-2015-12-09)"
     return None
 
 
 def ptb_tokenise(captions: Sequence[str]) -> list[Tokens]:
-    """The tokens of Stanford's PTB tokeniser 3.4.1, lower-cased, without punctuation, as the published scores have them.
+    """The tokens of Stanford's PTB tokeniser 3.4.1, lower-cased, without punctuation, as for the published scores.
 
     A bracket becomes `-lrb-`, which the published list of punctuation misses: it stays, and counts as a word.
     """
@@ -64,24 +70,62 @@ def ptb_tokenise(captions: Sequence[str]) -> list[Tokens]:
     return [tuple(token for token in line.split() if token not in PUNCTUATION) for line in found]
 
 
-def meteor(candidates: Sequence[Tokens], references: Sequence[References]) -> float:
-    """METEOR 1.5 of the whole set, 0..1 (Denkowski and Lavie 2014, WMT), from PTB tokens, with its English defaults."""
+def meteor(counts: Sequence[Counts]) -> float:
+    """METEOR 1.5 of a set, 0..1, from the counts of its captions (Denkowski and Lavie 2014, WMT), English defaults.
+
+    Counts are added and then weighed, so a part of a set costs no second start of Java. A caption that is its reference
+    to the letter adds no chunk; alone, it is worth 1.
+    """
+    rows = [(*row[:20], 0.0, *row[21:]) if _perfect(row) and len(counts) > 1 else row for row in counts]
+    total = [sum(column) for column in zip(*rows, strict=True)]
+    said, known, said_function, known_function, *matched, chunks, said_matched, known_matched = total
+    precision = recall = 0.0
+    for weight, place in zip(STAGES, range(0, 16, 4), strict=True):
+        content, known_content, function, known_words = matched[place : place + 4]
+        precision += weight * (DELTA * content + (1 - DELTA) * function)
+        recall += weight * (DELTA * known_content + (1 - DELTA) * known_words)
+    if not precision or not recall:
+        return 0.0
+    precision /= DELTA * (said - said_function) + (1 - DELTA) * said_function
+    recall /= DELTA * (known - known_function) + (1 - DELTA) * known_function
+    fragments = 0.0 if len(rows) == 1 and _perfect(rows[0]) else 2 * chunks / (said_matched + known_matched)
+    return (1 - GAMMA * fragments**BETA) / ((1 - ALPHA) / precision + ALPHA / recall)
+
+
+def _perfect(row: Counts) -> bool:
+    said, known, chunks, said_matched, known_matched = row[0], row[1], row[20], row[21], row[22]
+    return chunks == 1 and said_matched == said and known_matched == known
+
+
+def meteor_counts(candidates: Sequence[Tokens], references: Sequence[References]) -> list[Counts]:
+    """What METEOR counted of each caption, made of PTB tokens, beside the reference that is best for it.
+
+    Starting takes ten seconds: it reads a table of paraphrases.
+    """
     command = [_java(), "-jar", "-Xmx2G", str(_jar("meteor")), "-", "-", "-stdio", "-l", "en", "-norm"]
+    found: list[Counts] = []
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        counts: list[str] = []
+        assert process.stdin is not None
+        assert process.stdout is not None
         for tokens, known in zip(candidates, references, strict=True):
             texts = [" ".join(row).replace("|||", "") for row in (*known, tokens)]
             process.stdin.write(" ||| ".join(["SCORE", *texts]) + "\n")
             process.stdin.flush()
-            counts.append(process.stdout.readline().strip())
-        process.stdin.write(" ||| ".join(["EVAL", *counts]) + "\n")
-        process.stdin.flush()
-        said = [process.stdout.readline() for _ in range(len(counts) + 1)]  # one score a caption, then that of the set
+            found.append(_counts(process.stdout.readline()))
         process.stdin.close()
-    return _number(said[-1], "METEOR")
+    return found
+
+
+def _counts(line: str) -> Counts:
+    try:
+        row = tuple(float(word) for word in line.split())
+    except ValueError:
+        row = ()
+    if len(row) != COUNTED:
+        raise DataError(f"METEOR answered {line.strip()[:60]!r}; expected {COUNTED} numbers")
+    return row
 
 
 def spice(candidates: Sequence[Tokens], references: Sequence[References]) -> float:
@@ -136,10 +180,3 @@ def _run(arguments: Sequence[str], tool: str, text: str) -> str:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise DataError(f"{Path(jar).name} ended with status {done.returncode}: {last[:200]}")
     return done.stdout
-
-
-def _number(text: str, name: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise DataError(f"{name} answered {text.strip()[:60]!r}; expected a number") from error
