@@ -48,6 +48,15 @@ def test_ai2d(tmp_path):
     assert [row.mark.score for row in answered(task, found, said, "original")] == [0, 0]
 
 
+def test_ai2d_with_options_in_another_form(tmp_path):
+    put(tmp_path, "ai2diagram/AI2D_TEST/0.png")
+    row = {"image": "data/ai2diagram/AI2D_TEST/0.png", "question": "What? (A) fox (B) hawk", "answer": "B"}
+    put(tmp_path, "ai2diagram/test_vlmevalkit.jsonl", lines(row, row, row))
+    task = TABLE["ai2d-test"]
+    found = samples(task, tmp_path)
+    assert [row.mark.score for row in answered(task, found, ["B", "(B)", "a hawk"])] == [1, 1, 0]
+
+
 @pytest.mark.parametrize(("name", "file"), [("ai2d-test", "AI2D_TEST"), ("ai2d-test-no-mask", "AI2D_TEST_NO_MASK")])
 def test_ai2d_table(tmp_path, name, file):
     row = {"index": 0, "image": IMAGE, "question": "What eats the mouse?", **OPTIONS, "answer": "B", "category": "food"}

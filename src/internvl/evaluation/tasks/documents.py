@@ -43,6 +43,8 @@ from internvl.metrics.vqa import exact_match
 
 # ---- AI2D ------------------------------------------------------------------------------------------------------------
 
+LETTERS = dict.fromkeys("ABCD", "")
+"""The options where a question does not have them a line each: then the answer must be a letter."""
 _OPTION = re.compile(r"^([A-Z])\. ?(.*)$", re.MULTILINE)
 
 
@@ -55,7 +57,7 @@ def read_ai2d(folder: Folder, *, name: str) -> Iterator[Sample]:
             prompt=question,
             pictures=(folder.picture(row.text("image").removeprefix("data/"), row=row),),
             answer=str(row["answer"]),
-            facts={"question_id": row.get("question_id"), "options": dict(_OPTION.findall(question))},
+            facts={"question_id": row.get("question_id"), "options": dict(_OPTION.findall(question)) or LETTERS},
         )
 
 
