@@ -63,8 +63,9 @@ class Tokeniser:
     def tokens(self, captions: Iterable[str]) -> list[Tokens]:
         wanted = list(captions)
         new = [caption for caption in dict.fromkeys(wanted) if caption not in self._tokens]
-        found = [tokenise(caption) for caption in new] if self.why_plain else ptb_tokenise(new)
-        self._tokens.update(zip(new, found, strict=True))
+        if new:
+            found = [tokenise(caption) for caption in new] if self.why_plain else ptb_tokenise(new)
+            self._tokens.update(zip(new, found, strict=True))
         return [self._tokens[caption] for caption in wanted]
 
     def counts(self, pairs: Sequence[Pair]) -> list[Counts]:
