@@ -15,6 +15,7 @@ from internvl.cli.scores import AsJson, Compat, Data, Fallback, JudgeModel, Judg
 from internvl.errors import InternVLError, UsageError
 
 if TYPE_CHECKING:
+    from internvl.evaluation.benchmark import Benchmark
     from internvl.evaluation.responders import Responder
     from internvl.evaluation.runner import Change, Ranks, Task, Watch
 
@@ -25,6 +26,11 @@ Key = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the server. De
 AtOnce = Annotated[int, typer.Option(help="Questions that are on their way to the server together.")]
 Extensions = Annotated[
     bool, typer.Option("--extensions", help="Tell the server max_tiles and min_tokens too, which OpenAI does not know.")
+]
+
+Download = Annotated[bool, typer.Option("--download", help="Get missing data, where address and checksum are known.")]
+MarkBy = Annotated[
+    str | None, typer.Option(metavar="RULE", help="Open questions of a TSV file: exact, vqa, anls or relaxed.")
 ]
 
 
@@ -50,10 +56,23 @@ class Who:
     revision: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which samples, and where from."""
+
+    data: Path
+    download: bool
+    limit: int | None
+    sample: int | None
+    mark_by: str | None
+
+
 def evaluate(
     tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Benchmarks, or a TSV file.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what data is there.")] = False,
     data: Data = None,
+    download: Download = False,
+    mark_by: MarkBy = None,
     model: Annotated[str | None, typer.Option(metavar="M", help="Hub id, zoo name or folder. Default: nano.")] = None,
     endpoint: Endpoint = None,
     key: Key = None,
@@ -98,7 +117,8 @@ def evaluate(
     change = Change(
         max_tiles=max_tiles, frames=frames, temperature=temperature, max_new_tokens=max_new_tokens, system=system
     )
-    planned = _planned(tasks or [], data or Path("data"), change, (limit, sample), _numbers(seeds))
+    wanted = Wanted(data=data or Path("data"), download=download, limit=limit, sample=sample, mark_by=mark_by)
+    planned = _planned(tasks or [], wanted, change, _numbers(seeds))
     server = Server(url=endpoint, key=key, at_once=at_once, extensions=extensions) if endpoint else None
     who = Who(model=model, server=server, batch_size=batch_size, device=device, dtype=dtype, revision=revision)
     if server is None and (key is not None or extensions):
@@ -118,20 +138,32 @@ def _numbers(seeds: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _planned(
-    words: Sequence[str], data: Path, change: Change, subset: tuple[int | None, int | None], seeds: Sequence[int]
-) -> list[Task]:
+def _planned(words: Sequence[str], wanted: Wanted, change: Change, seeds: Sequence[int]) -> list[Task]:
     """Every task with its samples, before any model is loaded."""
     from internvl.evaluation.lookup import named
-    from internvl.evaluation.runner import Subset, plan
+    from internvl.evaluation.runner import Ranks, Subset, plan
 
     if not words:
         raise UsageError("no benchmark; name one, such as `internvl eval pope`, or list them all with --list")
+    if wanted.download and Ranks.here().world > 1:
+        raise UsageError("--download under torchrun: every process would; get the data first, with one process")
     planned: list[Task] = []
     for word in dict.fromkeys(words):
-        benchmark, folder = named(word, data)
-        planned.append(plan(benchmark, folder, subset=Subset(*subset), change=change, seeds=seeds))
+        benchmark, data = named(word, wanted.data, rule=wanted.mark_by)
+        if wanted.download:
+            _download(benchmark, data)
+        subset = Subset(wanted.limit, wanted.sample)
+        planned.append(plan(benchmark, data, subset=subset, change=change, seeds=seeds, rule=wanted.mark_by))
     return planned
+
+
+def _download(benchmark: Benchmark, data: Path) -> None:
+    from internvl.cli.terminal import waiting
+    from internvl.evaluation.download import obtain
+    from internvl.evaluation.folder import Folder
+
+    with waiting(f"downloading {benchmark.name}") as advance:
+        obtain(benchmark, Folder(data), report=lambda _, done, total: advance(done, total or done))
 
 
 def _answer(planned: Sequence[Task], who: Who, out: Path, ranks: Ranks) -> None:
@@ -171,13 +203,21 @@ def _responder(who: Who, ranks: Ranks) -> Responder:
 
         remote = Remote(server.url, model=who.model, key=server.key, at_once=server.at_once)
         return EndpointResponder(remote, extensions=server.extensions)
-    from internvl import Chat
+    from internvl import Chat, Embedder
     from internvl.cli.terminal import waiting
+    from internvl.evaluation.zeroshot import PairResponder
+    from internvl.models.config import PairConfig
+    from internvl.weights.checkpoint import describe
     from internvl.weights.load import resolve
 
     path = resolve(who.model, revision=who.revision)
+    device = who.device or _own_device(ranks)
+    if isinstance(describe(path)[2], PairConfig):
+        with waiting(f"loading {who.model}"):
+            embedder = Embedder.load(path, device=device, dtype=who.dtype)
+        return PairResponder(embedder, name=_name(who.model), path=path, batch_size=who.batch_size)
     with waiting(f"loading {who.model or 'nano'}"):
-        chat = Chat.load(path, device=who.device or _own_device(ranks), dtype=who.dtype)
+        chat = Chat.load(path, device=device, dtype=who.dtype)
     return LocalResponder(chat, name=_name(who.model), path=path, batch_size=who.batch_size)
 
 

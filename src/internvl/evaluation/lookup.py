@@ -8,24 +8,26 @@ from typing import Any
 
 from internvl.errors import DataError, UsageError, find
 from internvl.evaluation.benchmark import Benchmark
+from internvl.evaluation.tasks import TABLE, any_table
 
 
-def named(word: str, data: Path) -> tuple[Benchmark, Path]:
-    """A benchmark and its data folder: `data`, or the folder in which a table stands that is named by its path."""
-    from internvl.evaluation.tasks import TABLE
+def named(word: str, data: Path, *, rule: str | None = None) -> tuple[Benchmark, Path]:
+    """A benchmark and its data folder: `data`, or the folder in which a table stands that is named by its path.
 
+    rule: by which open questions of such a table are marked.
+    """
     if not word.lower().endswith(".tsv"):
+        if rule is not None:
+            raise UsageError(f"{word} is marked by its own rule; rule {rule!r} is for open questions of a TSV file")
         return find("benchmark", word, TABLE, hint="`internvl eval --list` shows all."), data
     path = Path(word).expanduser()
     if not path.is_file():
         raise UsageError(f"{word}: there is no such table")
-    return _table(path), path.parent
+    return any_table.benchmark(path, rule=rule), path.parent
 
 
 def asked_before(name: str, asked: Mapping[str, Any], data: Path | None) -> Benchmark:
     """The benchmark that a run asked. asked: what `run.json` says of it; data: where its files are now."""
-    from internvl.evaluation.tasks import TABLE
-
     if name in TABLE:
         return TABLE[name]
     path = (data or Path(asked["data"]["folder"])) / asked["data"]["files"][0]
@@ -33,10 +35,4 @@ def asked_before(name: str, asked: Mapping[str, Any], data: Path | None) -> Benc
         return find("benchmark", name, TABLE, hint="The run was made by a version that had it.")
     if not path.is_file():
         raise DataError(f"{path} is not there; say with --data in which folder the table is now")
-    return _table(path)
-
-
-def _table(path: Path) -> Benchmark:
-    from internvl.evaluation.tasks import any_table
-
-    return any_table.benchmark(path)
+    return any_table.benchmark(path, rule=asked.get("rule"))

@@ -23,9 +23,11 @@ import torch
 
 from internvl.errors import DataError, UsageError
 from internvl.evaluation.benchmark import Benchmark, Sample, Settings, Source
+from internvl.evaluation.download import can_be_had
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.responders import Asked, Responder
 from internvl.evaluation.store import Answered, Store
+from internvl.evaluation.zeroshot import responder_of
 
 PATIENCE = timedelta(days=14)
 """How long processes wait for each other; the slowest part decides."""
@@ -85,6 +87,7 @@ class Task:
     benchmark: Benchmark
     samples: Sequence[Sample]
     settings: Settings
+    data: Path
     seeds: tuple[int, ...] = (0,)
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What `run.json` says of it."""
@@ -100,8 +103,12 @@ def plan(
     subset: Subset | None = None,
     change: Change | None = None,
     seeds: Sequence[int] = (0,),
+    rule: str | None = None,
 ) -> Task:
-    """Read a benchmark's samples from the data folder. `DataError` says which file to put where."""
+    """Read a benchmark's samples from the data folder. `DataError` says which file to put where.
+
+    rule: by which the benchmark was made of a table, to be written down; see `lookup`.
+    """
     subset, settings = subset or Subset(), (change or Change()).of(benchmark.settings)
     if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
         raise UsageError(f"seeds {list(seeds)}: expected different numbers from 0")
@@ -117,8 +124,9 @@ def plan(
         "samples": len(samples),
         "of": len(every),
         "questions": digest(samples),
+        "rule": rule,
     }
-    return Task(benchmark=benchmark, samples=samples, settings=settings, seeds=tuple(seeds), about=about)
+    return Task(benchmark=benchmark, samples=samples, settings=settings, data=data, seeds=tuple(seeds), about=about)
 
 
 def read_samples(benchmark: Benchmark, data: Path) -> tuple[Source, list[Sample]]:
@@ -150,7 +158,9 @@ def missing_files(benchmark: Benchmark, folder: Folder) -> str:
         named = [f"{folder.root / file.path}{_whence(file.url or file.hint)}" for file in absent[:3]]
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         forms.append(f"{', '.join(named)}{more} ({source.layout} layout)")
-    return f"the data is not there; put {'; or '.join(forms)}; or name another folder with --data"
+    possible = any(all(can_be_had(f) or folder.has(f) for f in source.files) for source in benchmark.sources)
+    download = "; or get it with --download" if possible else ""
+    return f"the data is not there; put {'; or '.join(forms)}; or name another folder with --data{download}"
 
 
 def _whence(text: str) -> str:
@@ -244,6 +254,7 @@ def answer_all(
 def _answer(task: Task, responder: Responder, out: Path, ranks: Ranks, watch: Watch | None) -> int:
     mine = [task.samples[place] for place in ranks.part(len(task.samples))]
     total, came = len(mine) * len(task.seeds), 0
+    responder = responder_of(responder, task.benchmark, task.data)
     marks: list[float] = []
     with Store(out / task.benchmark.name, rank=ranks.rank, world=ranks.world) as store:
         asked = [
