@@ -1,5 +1,5 @@
-"""Writes the parts of the documentation that the code already says: the page of errors, the tables of models
-and of limits.
+"""Writes the parts of the documentation that the code already says: the page of errors, the tables of models, of
+limits and of benchmarks, and the page of published scores.
 
 python docs/generate.py          # writes
 python docs/generate.py --check  # only says whether anything is stale; exit status 1 if so
@@ -17,6 +17,8 @@ from pathlib import Path
 
 from internvl import errors, zoo
 from internvl.data.limits import Limits
+from internvl.evaluation.benchmark import Benchmark, Published, Source
+from internvl.evaluation.tasks import TABLE
 
 DOCS = Path(__file__).parent
 
@@ -69,6 +71,85 @@ def limits_table() -> str:
     return "\n".join(lines)
 
 
+# ---- benchmarks ------------------------------------------------------------------------------------------------------
+
+
+def benchmarks_table() -> str:
+    """Every benchmark: its name on the command line, the files of each form of its data, who marks it."""
+    lines = ["| name | benchmark | tokens, tiles | data | marked by |", "|---|---|---|---|---|"]
+    for one in TABLE.values():
+        forms = " *or* ".join(files_of(source) for source in one.sources)
+        marked = f"judge ({one.judging.published})" if one.judging else "rule"
+        marked += f"; writes `{one.submission[0]}` for a server" if one.submission else ""
+        settings = f"{one.settings.max_new_tokens}, {one.settings.max_tiles}"
+        lines.append(f"| `{one.name}` | {cell(one.title)} | {settings} | {cell(forms)} | {cell(marked)} |")
+    return "\n".join(lines)
+
+
+def files_of(source: Source) -> str:
+    more = f" and {len(source.files) - 2} more" if len(source.files) > 2 else ""
+    return ", ".join(f"`{file.path}`" for file in source.files[:2]) + more
+
+
+def cell(text: str) -> str:
+    """Text that may stand in a table: no line break, and no bar that would end its cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+ORIGINAL_CODE = ("chartqa", "docvqa-", "infovqa-", "mantis", "mmiu", "mirb", "mmhal", "pope", "refcoco", "mvbench",
+                 "mmmu-pro")  # fmt: skip
+ORIGINAL_CODE_EXACTLY = (
+    "ai2d-test", "mme", "mmvp", "mmbench-test-en", "mmbench-test-cn", "mmbench-dev-en", "mmbench-dev-cn",
+)  # fmt: skip
+VLMEVALKIT = ("hallusionbench", "realworldqa", "mmstar", "ocrbench")
+"""Whose code computed the published scores. The pages of evaluation of the documentation used the original
+repository's, but for VLMEVALKIT; the report of version 2.5 and the model cards used it for ORIGINAL_CODE only, and
+VLMEvalKit, whose rules are the default, for everything else."""
+
+
+def by_original_code(benchmark: Benchmark, score: Published) -> bool:
+    if benchmark.name in VLMEVALKIT or benchmark.name.endswith("-vlmevalkit"):
+        return False
+    known = benchmark.name.startswith(ORIGINAL_CODE) or benchmark.name in ORIGINAL_CODE_EXACTLY
+    official = "documentation" in score.source or "model card" in score.source
+    return "documentation, evaluation" in score.source or (known and official)
+
+
+def command(benchmark: Benchmark, score: Published) -> str:
+    """What repeats a score, but for the model."""
+    words = ["internvl eval", benchmark.name, "--model $M --data data", score.options]
+    if by_original_code(benchmark, score):
+        words.append("--compat original")
+    if benchmark.judging:
+        judge = benchmark.judging.published
+        words.append(f"--judge $JUDGE --judge-model {judge if judge.startswith('gpt-') else 'gpt-4-0613'}")
+    return " ".join(word for word in words if word)
+
+
+def reproduce_table(*generations: str) -> str:
+    """The published scores of the chat models of some generations: a row a figure, a column a model."""
+    rows = {row.hub.rpartition("/")[2]: row for row in zoo.TABLE.values() if row.kind == "chat"}
+    models = [name for name, row in rows.items() if row.generation in generations]
+    scores: dict[tuple[str, str, str, str], dict[str, float]] = {}
+    for benchmark in TABLE.values():
+        for score in benchmark.published:
+            if score.model in models:
+                key = (benchmark.title, command(benchmark, score), score.metric, score.source)
+                scores.setdefault(key, {})[score.model] = score.value
+    models = [model for model in models if any(model in found for found in scores.values())]
+    lines = [
+        f"| benchmark | command | figure | {' | '.join(models)} | published in |",
+        "|---|---|---|" + "---|" * (len(models) + 1),
+    ]
+    for (title, how, metric, source), found in scores.items():
+        values = " | ".join(f"{found[model]:g}" if model in found else "" for model in models)
+        lines.append(f"| {cell(title)} | `{how}` | {cell(metric)} | {values} | {cell(source)} |")
+    return "\n".join(lines)
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------------
+
+
 def with_tables(name: str, **tables: Callable[[], str]) -> str:
     """A page that is written by hand but for the tables between their marks."""
     page = (DOCS / name).read_text(encoding="utf-8")
@@ -81,9 +162,16 @@ def with_tables(name: str, **tables: Callable[[], str]) -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
+    "evaluate.md": lambda: with_tables("evaluate.md", benchmarks=benchmarks_table),
     "limits.md": lambda: with_tables("limits.md", limits=limits_table),
     "models.md": lambda: with_tables(
         "models.md", chat=lambda: table("chat"), pair=lambda: table("pair"), vision=lambda: table("vision")
+    ),
+    "reproduce.md": lambda: with_tables(
+        "reproduce.md",
+        v1=lambda: reproduce_table("1.1", "1.2", "1.5"),
+        v2=lambda: reproduce_table("2.0"),
+        v25=lambda: reproduce_table("2.5"),
     ),
 }
 

@@ -204,7 +204,10 @@ def _how(task: TaskResult, seed: int) -> Iterator[str]:
 
 
 def _beside(task: TaskResult, model: str) -> tuple[Published | None, bool]:
+    """The published score of the same figure: of this model, or else of the first that is listed."""
+    figure = next(iter(task.scores.values), None)
     published = task.benchmark.published
+    published = [one for one in published if one.metric == figure] or published
     own = next((one for one in published if one.model.casefold() == model.casefold()), None)
     return (own, True) if own else (next(iter(published), None), False)
 
