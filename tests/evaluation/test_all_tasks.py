@@ -14,7 +14,7 @@ from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks import FILES, TABLE
 
 GROUPS = {"captions", "vqa", "documents", "grounding", "general", "hallucination", "reasoning", "perception", "code",
-          "multi-image", "video", "long-context", "domains", "own"}  # fmt: skip
+          "multi-image", "video", "long-context", "domains", "own", "embeddings"}  # fmt: skip
 METRICS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,@+_()/-]*")
 ALL = pytest.mark.parametrize("benchmark", TABLE.values(), ids=TABLE)
 

@@ -31,9 +31,11 @@ from internvl.evaluation.tasks import (
     own_puzzles,
     perception,
     problems,
+    retrieval,
     science,
     video,
     vqa,
+    zeroshot,
 )
 
 FILES = (
@@ -57,9 +59,11 @@ FILES = (
     own_puzzles,
     perception,
     problems,
+    retrieval,
     science,
     video,
     vqa,
+    zeroshot,
 )
 
 TABLE: Mapping[str, Benchmark] = {benchmark.name: benchmark for file in FILES for benchmark in file.TASKS}
