@@ -25,7 +25,7 @@ from internvl.evaluation.benchmark import (
 from internvl.evaluation.folder import Folder, Row
 from internvl.evaluation.tasks.choice import choice_sample, table_file
 from internvl.evaluation.tasks.instructions import LETTER, SHORT
-from internvl.evaluation.tasks.vqa import golds_of, version_1_5, version_2, version_2_5
+from internvl.evaluation.tasks.vqa import version_1_5, version_2, version_2_5
 from internvl.metrics.choices import letter
 from internvl.metrics.mathematics import by_letter
 from internvl.metrics.mmmu import SUBJECTS, choice, choice_match, domain, open_match, subject
@@ -59,7 +59,9 @@ def mmmu_sample(row: Row) -> Sample:
 
 
 def truth_of(row: Row, multiple: bool) -> str | list[str]:
-    return row.text("answer") if multiple else golds_of(row)
+    """An open question has one answer, or a list of them as text."""
+    text = row.text("answer")
+    return row.items_of("answer") if not multiple and text.startswith("[") and text.endswith("]") else text
 
 
 def about(row: Row) -> dict[str, str]:
