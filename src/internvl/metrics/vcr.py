@@ -22,9 +22,13 @@ _CHINESE = re.compile(rf"[{_HAN}]|[^\s{_HAN}]+")
 _CONTRACTED = re.compile(r"(?i)^(.+?)(n['’]t|['’](?:s|re|ve|ll|d|m))$")
 _OPENING, _CLOSING = "\"'“”‘’`([{<*$£€#&", "\"'“”‘’`)]}>*,;:!?%"
 _INSIDE = re.compile(
-    r"(?<=[a-zA-Z])([,:=/]|--+|[-–—~])(?=[a-zA-Z])|(\.\.+|…)|(?<=\d)([+*^])(?=\d)|(?<=[a-z])(\.)(?=[A-Z])"
+    r"(?<=[a-zA-Z])(,)(?=[a-zA-Z])|(?<=[a-zA-Z0-9])([:<>=/]|--+|[-–—~])(?=[a-zA-Z])|(?<=\d)([-+*^])(?=[\d-])"
+    r"|(\.\.+|…)|(?<=[a-z])(\.)(?=[A-Z])"
 )
-_WHOLE_WORDS = {"cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta")}
+_UNIT = re.compile(r"(?<=\d)(km²|km|cm|mm|m|kg|g|mg|kPa|Pa|hPa|mbar|mb|MB|GB|TB|KB|kb|t|%)$")
+_ADDRESS = re.compile(r"(?:https?://|www\.)\S+")
+_TWO_WORDS = {"cannot": 3, "Cannot": 3, "gonna": 3, "Gonna": 3, "gotta": 3, "Gotta": 3}
+"""Words that are cut in two, and where."""
 _SHORT = "mr mrs ms dr st jr sr prof gen gov rev inc ltd co corp vs jan feb mar apr jun jul aug sep sept oct nov dec"
 _SHORT_FORMS = frozenset((*(f"{word}." for word in _SHORT.split(" ")), "e.g.", "i.e.", "a.m.", "p.m."))
 
@@ -45,7 +49,7 @@ def _english(word: str) -> list[str]:
     before: list[str] = []
     after: list[str] = []
     while len(word) > 1 and word.lower() not in _SHORT_FORMS:
-        if word[0] in _OPENING and not re.match(r"(?i)['’](?:s|re|ve|ll|d|m|em|cause)$", word):
+        if word[0] in _OPENING and not re.match(r"['’](?:s|re|ve|ll|d|m|em|cause)$", word):
             before.append(word[0])
             word = word[1:]
         elif word[-1] in _CLOSING or _ends_sentence(word):
@@ -56,8 +60,15 @@ def _english(word: str) -> list[str]:
             word = contracted[1]
         else:
             break
-    inner = _WHOLE_WORDS.get(word.lower())
-    middle = [word[: len(inner[0])], word[len(inner[0]) :]] if inner else [part for part in _INSIDE.split(word) if part]
+    if unit := _UNIT.search(word):
+        after.insert(0, unit[1])
+        word = word[: unit.start()]
+    if cut := _TWO_WORDS.get(word):
+        middle = [word[:cut], word[cut:]]
+    elif _ADDRESS.match(word) or word == "and/or":
+        middle = [word]
+    else:
+        middle = [part for part in _INSIDE.split(word) if part]
     return [*before, *middle, *after]
 
 
