@@ -106,7 +106,7 @@ def test_yes_or_no(tmp_path):
 
 def test_open_questions_need_a_rule(tmp_path):
     path = write(tmp_path / "t.tsv", OPEN, OPEN | {"index": "b", "answer": "['rot', 'red']"})
-    with pytest.raises(UsageError, match="say by which rule they are marked: exact, vqa, anls, relaxed"):
+    with pytest.raises(UsageError, match=r"say by which rule they are marked \(--mark-by\): exact, vqa, anls, relaxed"):
         benchmark(path)
     with pytest.raises(NoSuchName, match="Did you mean 'exact'"):
         benchmark(path, rule="exat")

@@ -77,7 +77,9 @@ def benchmark(path: Path, *, rule: str | None = None) -> Benchmark:
             raise UsageError(f"{path.name} is {kind}, which has a rule of its own; leave out rule={rule!r}")
         mark = mark_choice if choice else mark_polar
     elif rule is None:
-        raise UsageError(f"{path.name} has open questions; say by which rule they are marked: {', '.join(RULES)}")
+        raise UsageError(
+            f"{path.name} has open questions; say by which rule they are marked (--mark-by): {', '.join(RULES)}"
+        )
     else:
         mark = partial(mark_open, rule=find("rule for open questions", rule, RULES))
     return Benchmark(

@@ -33,8 +33,6 @@ from internvl.evaluation.tasks.instructions import SHORT
 from internvl.metrics.edits import levenshtein
 from internvl.metrics.vqa import contains_answer, stvqa_match
 
-# ---- what the own tasks share ----------------------------------------------------------------------------------------
-
 
 def share(key: str, one_in: int) -> bool:
     """Whether a hash of the key falls into the first of so many equal parts."""
@@ -70,7 +68,8 @@ def mark_name(sample: Sample, answer: str, *, compat: Compat) -> Mark:
 
 
 NAMED = mean_of_parts("mentioned", by=("held_out", "style", "group"))
-BRIEF = Settings(max_new_tokens=40)
+BRIEF = Settings(max_new_tokens=40, max_tiles=1)
+"""One tile holds these small pictures, and is what the embedded model learnt with; lines may want `--max-tiles 6`."""
 
 # ---- receipts --------------------------------------------------------------------------------------------------------
 
