@@ -123,9 +123,10 @@ def test_a_video_without_a_placeholder_comes_first(tmp_path):
     assert spelt(both, Settings(frames=1)) == "[250]\nFrame1: [10]\nWhat?"
 
 
-def test_frames_have_one_tile_each(tmp_path, shared):
-    video = Footage("flower.mp4", shared / "data" / "video" / "flower.mp4")
-    sample = Sample(id="1", prompt="<video>\nWhat?", footage=video)
+def test_frames_have_one_tile_each(tmp_path):
+    frames = [Pillow.new("RGB", (16, 12), (10 * number, 0, 0)) for number in range(1, 10)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
+    sample = Sample(id="1", prompt="<video>\nWhat?", footage=Footage("clip.gif", tmp_path / "clip.gif"))
     [message] = conversation(sample, Settings(frames=5, max_tiles=12))
     assert [part.max_tiles for part in message.parts if isinstance(part, Image)] == [1] * 5
     assert message.parts[-1] == "".join(f"Frame{n}: <image>\n" for n in range(1, 6)) + "\nWhat?"
@@ -135,7 +136,7 @@ def test_what_is_no_video_is_named(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"nonsense" * 100)
     (tmp_path / "empty").mkdir()
     for path, bound in ((tmp_path / "clip.mp4", None), (tmp_path / "empty", None)):
-        with pytest.raises(DataError, match="^the clip: "):
+        with pytest.raises(DataError, match=r"^the clip: "):
             conversation(Sample(id="1", prompt="?", footage=Footage("the clip", path, bound)), Settings())
     path = folder_of(tmp_path / "clip", 3)
     with pytest.raises(DataError, match="the part from 9 s to 10 s is not among its 3 frames"):

@@ -237,7 +237,7 @@ class EndpointResponder:
 
     def describe(self) -> dict[str, Any]:
         model = {"kind": "endpoint", "name": self._remote.model, "extensions": self._extensions}
-        return {"model": model, **self._remote.describe()}
+        return {"model": model, "endpoint": self._remote.describe()["endpoint"]}
 
     def answer(self, questions: Iterable[Asked]) -> Iterator[Reply]:
         # Pictures are opened as requests are drawn, in this thread: readers of archives need not be safe for threads.
