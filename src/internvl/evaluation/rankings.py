@@ -1,4 +1,4 @@
-"""What rankings are worth: the marks and figures of zero-shot classification and retrieval.
+"""Benchmarks that are answered by ranking, and what rankings are worth.
 
 An answer is JSON: {"ranked": [class numbers, or ids of samples, the best first]}, for several labels a picture
 {"scores": [one for each class]}; {"names": [...]} says for people what the best classes are called.
@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from internvl.evaluation.benchmark import Compat, Mark, Marked, Sample, Scores, Summarise
+from internvl.evaluation.benchmark import Benchmark, Compat, Mark, Marked, Sample, Scores, Summarise
 from internvl.metrics.classification import mean_average_precision, mean_per_class_recall
 
 BEST = 5
 """Classes that an answer names."""
 KS = (1, 5, 10)
+OWN_TEMPLATES = "the package's own"
+"""Where templates are from that nobody published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Benchmark):
+    """A benchmark that is answered by comparing embeddings; `internvl.evaluation.zeroshot` does it."""
+
+    kind: Literal["classification", "retrieval"]
+    fit: Literal["crop", "stretch"]
+    """How pictures become tiles: `crop` for classification, `stretch` for retrieval, as published."""
+
+
+# ---- classification --------------------------------------------------------------------------------------------------
 
 
 def _said(answer: str) -> Mapping[str, Any]:
@@ -81,7 +96,7 @@ def class_figures(rows: Sequence[Marked]) -> Scores:
     if (nothing := _unmarked(rows, "acc1")) is not None:
         return nothing
     values = {"acc1": 100 * _mean(row.mark.score for row in rows)}
-    withheld: dict[str, str] = {}
+    withheld = _own_templates(rows)
     if all("acc5" in row.mark.parts for row in rows):
         values["acc5"] = 100 * _mean(row.mark.parts["acc5"] for row in rows)
     else:
@@ -89,6 +104,16 @@ def class_figures(rows: Sequence[Marked]) -> Scores:
     predicted = [row.sample.answer if row.mark.score else None for row in rows]
     values["mean_per_class_recall"] = 100 * mean_per_class_recall(predicted, [row.sample.answer for row in rows])
     return Scores(values=values, withheld=withheld)
+
+
+def _own_templates(rows: Sequence[Marked]) -> dict[str, str]:
+    """What a reader must know where the published templates were not there."""
+    templates = str(_said(rows[0].answer).get("templates", ""))
+    if not templates.endswith(OWN_TEMPLATES):
+        return {}
+    return {
+        "published templates": f"classes were named with {templates}: CLIP_benchmark's file is not in the data folder"
+    }
 
 
 def video_figures(rows: Sequence[Marked]) -> Scores:

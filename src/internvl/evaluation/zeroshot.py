@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from PIL.Image import Image as Photo
 
 from internvl.data.image import normalise
 from internvl.data.media import open_clip, open_image
-from internvl.data.pair import CAPTION_PROMPT, Fit, encode_picture
+from internvl.data.pair import CAPTION_PROMPT, encode_picture
 from internvl.data.video import frame_indices
 from internvl.errors import DataError, InternVLError, UsageError
 from internvl.evaluation.benchmark import (
@@ -38,7 +37,7 @@ from internvl.evaluation.benchmark import (
     Source,
 )
 from internvl.evaluation.folder import Folder
-from internvl.evaluation.rankings import BEST, KS
+from internvl.evaluation.rankings import BEST, KS, Probe
 from internvl.evaluation.responders import Asked, Reply, Responder, fingerprint
 from internvl.evaluation.zeroshot_data import ClassSource
 from internvl.inference.embed import CAPTION, Embedder
@@ -46,15 +45,6 @@ from internvl.metrics.retrieval import dual_softmax, first
 from internvl.models.pair import PairModel
 
 Vectors = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe(Benchmark):
-    """A benchmark that is answered by comparing embeddings."""
-
-    kind: Literal["classification", "retrieval"]
-    fit: Fit
-    """How pictures become tiles: `crop` for classification, `stretch` for retrieval, as published."""
 
 
 # ---- who answers -----------------------------------------------------------------------------------------------------
@@ -114,13 +104,7 @@ class EmbeddingResponder:
         )
 
     def describe(self) -> dict[str, Any]:
-        """How pictures are looked at; for a classification how many classes, and whose templates."""
-        found: dict[str, Any] = {"mode": self._look.mode, "fit": self._look.fit}
-        source = self._source()
-        if isinstance(source, ClassSource):
-            classes = source.classes(self._folder)
-            found |= {"classes": len(classes.names), "templates": f"{len(classes.templates)}, {classes.origin}"}
-        return found
+        return {"mode": self._look.mode, "fit": self._look.fit}
 
     def answer(self, questions: Iterable[Asked]) -> Iterator[Reply]:
         if self._probe.kind == "classification":
@@ -153,6 +137,7 @@ class EmbeddingResponder:
                 else:
                     said = {"ranked": best}
                 said["names"] = [classes.names[label] for label in best]
+                said["templates"] = f"{len(classes.templates)}, {classes.origin}"
                 yield Reply(asked, json.dumps(said, ensure_ascii=False))
 
     # ---- retrieval ---------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import numpy as np
 from internvl.errors import DataError
 from internvl.evaluation.benchmark import Picture, Sample, Source
 from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.rankings import OWN_TEMPLATES
 
 TEMPLATES = ("a photo of a {c}.", "a picture showing a {c}.", "a close view of a {c}.", "a drawing of a {c}.", "{c}")
 """Where the data folder has none: our own, English, for photographs. Published scores have CLIP_benchmark's."""
@@ -68,7 +69,7 @@ def clip_templates(folder: Folder, key: str, language: str = "en") -> tuple[tupl
     """
     name = f"clip_benchmark/{language}_zeroshot_classification_templates.json"
     if not folder.find(name) and language == "en":
-        return TEMPLATES, "the package's own"
+        return TEMPLATES, OWN_TEMPLATES
     known = Row(_object(folder, name), name)
     used = key if key in known else "imagenet1k"
     return _texts(folder, name, used), f"{name}, {used}"

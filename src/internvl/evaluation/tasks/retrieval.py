@@ -8,9 +8,8 @@ from __future__ import annotations
 from functools import partial
 
 from internvl.evaluation.benchmark import Benchmark, File, Published, Settings, Source
-from internvl.evaluation.rankings import found_figures, mark_found
+from internvl.evaluation.rankings import Probe, found_figures, mark_found
 from internvl.evaluation.tasks.zeroshot import MODEL, REPOSITORY, hub_name
-from internvl.evaluation.zeroshot import Probe
 from internvl.evaluation.zeroshot_data import read_coco, read_flickr, read_videos, read_wds_captions, read_xtd
 
 MODES = {"C": "", "G": "--mode InternVL-G"}
@@ -141,12 +140,15 @@ RETRIEVAL = (
 def _msrvtt(frames: int) -> Probe:
     files = (
         File("msrvtt/metadata.json", hint='a list of {"video": "video7010.mp4", "caption": "…"}, one caption a video'),
-        File("msrvtt/videos", hint="the videos, from the authors of arXiv:1609.06782"),
+        File(
+            "msrvtt/videos",
+            hint="the videos of https://www.microsoft.com/en-us/research/publication/msr-vtt-a-large-video-description-dataset-for-bridging-video-and-language",
+        ),
     )
     return Probe(
         name="retrieval-msrvtt" + ("-8frames" if frames > 1 else ""),
         title="MSR-VTT" + (", 8 frames" if frames > 1 else ""),
-        paper="doi:10.1109/CVPR.2016.571",
+        paper="https://doi.org/10.1109/CVPR.2016.571",
         group="embeddings",
         kind="retrieval",
         fit="crop",

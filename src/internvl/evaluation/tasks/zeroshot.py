@@ -12,8 +12,7 @@ from functools import partial
 
 from internvl.evaluation.benchmark import Benchmark, File, Published, Settings, Source
 from internvl.evaluation.imagenet import IMAGENET_A, IMAGENET_R
-from internvl.evaluation.rankings import class_figures, classes_figures, mark_class, mark_classes, video_figures
-from internvl.evaluation.zeroshot import Probe
+from internvl.evaluation.rankings import Probe, class_figures, classes_figures, mark_class, mark_classes, video_figures
 from internvl.evaluation.zeroshot_data import (
     CLIP_BENCHMARK,
     ClassSource,
@@ -131,7 +130,7 @@ def _classification(
     name: str, title: str, sources: tuple[Source, ...], published: tuple[Published, ...] = (), note: str = ""
 ) -> Probe:
     return Probe(
-        name=f"zeroshot-{name}",
+        name=f"zeroshot-{name.replace('_', '-')}",
         title=title,
         paper="arXiv:2312.14238",
         group="embeddings",
@@ -166,7 +165,7 @@ OWN = _classification(
 )
 
 VOC_MULTILABEL = Probe(
-    name="zeroshot-voc2007_multilabel",
+    name="zeroshot-voc2007-multilabel",
     title="VOC 2007, several classes a picture, zero-shot",
     paper="arXiv:2312.14238",
     group="embeddings",
