@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from internvl.errors import DataError
+from internvl.evaluation.tasks import code, long_context, multi_image, video
 from internvl.evaluation.tasks.perception import BLINDTEST, BLINK, MMVP, OCRBENCH, TASKS
+from internvl.zoo import TABLE as ZOO
 from tests.evaluation.layouts import IMAGE, answered, check_lists, png, put, samples, scores, table
 
 ASK_LETTER = "Answer with the option's letter from the given choices directly."
@@ -200,3 +202,21 @@ def test_chinese_vcr(tmp_path):
 def test_no_answers_no_score(task):
     assert task.summarise([]).withheld
     assert not task.summarise([]).values
+
+
+PUBLISHED = {
+    "mmvp": {"accuracy"}, "blink": {"accuracy"}, "ocrbench": {"score"}, "vcr-en-easy": {"exact match", "Jaccard"},
+    "mantis": {"accuracy"}, "mirb": {"accuracy"}, "mmiu": {"accuracy"}, "muirbench": {"accuracy"},
+    "mvbench": {"accuracy"}, "video-mme": {"accuracy"}, "video-mme-subtitles": {"accuracy"}, "mlvu": {"all questions"},
+    "longvideobench": {"accuracy"},
+}  # fmt: skip
+"""Which figures of these tasks, and of those about several pictures and videos, were published for the family."""
+
+
+def test_published_scores_are_of_models_that_the_zoo_has():
+    published = {str(row.hub).rpartition("/")[2] for row in ZOO.values()}
+    tasks = (*TASKS, *multi_image.TASKS, *video.TASKS, *code.TASKS, *long_context.TASKS)
+    assert {task.name: {score.metric for score in task.published} for task in tasks if task.published} == PUBLISHED
+    for score in (score for task in tasks for score in task.published):
+        assert score.model in published, score
+        assert 0 < score.value <= 1000

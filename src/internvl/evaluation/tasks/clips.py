@@ -1,21 +1,15 @@
-"""What benchmarks about videos share: how VLMEvalKit asks, how options are listed, whose scores were published."""
+"""What benchmarks about videos share: how VLMEvalKit asks, and how options are listed."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
 
-from internvl.evaluation.benchmark import Published, Settings
+from internvl.evaluation.benchmark import Settings
 from internvl.evaluation.folder import Row
 
-CARD = "model card of InternVL2_5-4B"
 KIT = Settings(max_new_tokens=1024, max_tiles=1, frames=16, frame_line="Frame-{}: <image>\n")
 """How VLMEvalKit's InternVL wrapper asks about a video."""
-VERSION_25 = ("InternVL2_5-1B", "InternVL2_5-2B", "InternVL2_5-4B", "InternVL2_5-8B", "InternVL2_5-26B")
-
-
-def printed(metric: str, source: str, models: Sequence[str], values: Sequence[float]) -> tuple[Published, ...]:
-    return tuple(Published(model, value, metric, source) for model, value in zip(models, values, strict=True))
 
 
 def lettered(candidates: Sequence[str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from internvl.evaluation.folder import Folder, Row
 from internvl.evaluation.tasks.choice import choice_prompt, mark_choice, mark_choice_always_official, table_file
 from internvl.evaluation.tasks.instructions import LETTER, SHORT
 from internvl.evaluation.tasks.nlvr import NLVR, NLVR2
+from internvl.evaluation.tasks.published_25 import reported
 from internvl.metrics.matching import mantis_match, mirb_match
 
 IMAGE = "<image>"
@@ -92,6 +93,7 @@ MANTIS = Benchmark(
     mark=mark_mantis,
     summarise=mean_score(by=("kind",)),
     settings=Settings(max_new_tokens=50, max_tiles=6),
+    published=reported("Mantis-Eval"),
     note="The published scores have the original's rule (compat original).",
 )
 
@@ -171,6 +173,7 @@ MIRB = Benchmark(
     mark=mark_mirb,
     summarise=summarise_mirb,
     settings=Settings(max_new_tokens=512, max_tiles=6),
+    published=reported("MIRB"),
 )
 
 
@@ -244,6 +247,7 @@ MMIU = Benchmark(
     mark=mark_choice,
     summarise=summarise_mmiu,
     settings=Settings(max_new_tokens=100, max_tiles=12),
+    published=reported("MMIU"),
     note="The published scores have the original's letter rule (compat original); a question that did not fit into "
     "memory was counted there as answered with A.",
 )
@@ -308,6 +312,7 @@ MUIR = Benchmark(
     mark=mark_choice_always_official,
     summarise=mean_score(by=("category",)),
     settings=Settings(max_new_tokens=1024, max_tiles=6, together=64),
+    published=reported("MuirBench"),
     note="Answers that no rule can read count as wrong; VLMEvalKit may ask a judge about them.",
 )
 

@@ -13,7 +13,6 @@ from internvl.evaluation.benchmark import (
     Mark,
     Marked,
     Picture,
-    Published,
     Sample,
     Scores,
     Settings,
@@ -29,16 +28,12 @@ from internvl.evaluation.tasks.choice import (
     table_source,
 )
 from internvl.evaluation.tasks.instructions import LETTER, SHORT
+from internvl.evaluation.tasks.published_25 import printed, reported
 from internvl.metrics.matching import BLINDTEST_KINDS, blindtest_match, ocrbench_match
 from internvl.metrics.vcr import Language, vcr_match
 
 DOCUMENTATION_15 = "InternVL 1.5 documentation"
 DOCUMENTATION_2 = "InternVL 2.0 documentation"
-
-
-def printed(metric: str, source: str, scores: Mapping[str, float], options: str = "") -> tuple[Published, ...]:
-    """Scores of several models in one table."""
-    return tuple(Published(model, value, metric, source, options) for model, value in scores.items())
 
 
 # ---- MMVP: pairs of pictures that CLIP cannot tell apart -------------------------------------------------------------
@@ -156,6 +151,7 @@ BLINK = Benchmark(
     mark=mark_choice_always_official,
     summarise=mean_score(by=("category",)),
     settings=Settings(max_new_tokens=1024, max_tiles=6, together=64),
+    published=reported("BLINK"),
     note="Answers that no rule can read count as wrong; VLMEvalKit may ask a judge about them.",
 )
 
@@ -279,13 +275,8 @@ OCRBENCH = Benchmark(
     mark=mark_ocrbench,
     summarise=summarise_ocrbench,
     settings=Settings(max_new_tokens=1024, max_tiles=24),
-    published=(
-        *printed("score", "Mini-InternVL, table of the original repository", {
-            "InternVL2-1B": 754, "InternVL2-2B": 784, "InternVL2-4B": 788,
-        }),
-        *printed("score", "model card of InternVL2_5-78B", {"InternVL2_5-78B": 854}),
-    ),
-)  # fmt: skip
+    published=reported("OCRBench", "score"),
+)
 
 
 # ---- VCR -------------------------------------------------------------------------------------------------------------
@@ -324,6 +315,9 @@ VCR_SUMS: Mapping[tuple[Language, str], str] = {
 }  # of the tables with 500 pictures
 
 
+VCR_EN_EASY = (*reported("VCR exact match", "exact match"), *reported("VCR Jaccard", "Jaccard"))
+
+
 def vcr(language: Language, difficulty: str) -> Benchmark:
     table = f"VCR_{language.upper()}_{difficulty.upper()}_500.tsv"
     part = f"VCR-wiki-{language}-{difficulty}-test-500"
@@ -346,6 +340,7 @@ def vcr(language: Language, difficulty: str) -> Benchmark:
         mark=partial(mark_vcr, language=language),
         summarise=summarise_vcr,
         settings=Settings(max_new_tokens=1024, max_tiles=12),
+        published=VCR_EN_EASY if (language, difficulty) == ("en", "easy") else (),
         note=f"The 500 pictures that VLMEvalKit has as a table of their own. The scorer {words}; that of the paper "
         "needs a model of spaCy.",
     )
