@@ -157,8 +157,10 @@ def test_how_it_was_scored_is_said():
     assert 'compat="original"' in fallback.text
     judged = page(task(marked(2, 1), marked_by="judge", judge={"judge": "gpt-4", "version": "2", "unreadable": 1}))
     assert "judge: judge gpt-4, version 2, unreadable 1" in judged.text
+    assert "60 of 2078 samples" in page(task(marked(2, 1), asked={"samples": 60, "of": 2078})).text
     plain = page(task(marked(2, 1)))
     assert "stands in" not in plain.text
+    assert " samples" not in plain.text
     assert "compat" not in plain.text
 
 
@@ -241,6 +243,8 @@ def test_the_filter_can_tell_answers_apart():
     assert {given.get("value") for given in found.all("option")} >= {"colours", "other"}
     assert {card["data-task"] for card in cards(found)} == {"colours", "other"}
     assert {card["data-category"] for card in cards(found)} == {"ocr", ""}
+    seen = page(task(marked(2, 1, facts={"category": True})))
+    assert {card["data-category"] for card in cards(seen)} == {"category: True"}
 
 
 # ---- bounds ----------------------------------------------------------------------------------------------------------

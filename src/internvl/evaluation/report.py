@@ -47,6 +47,8 @@ class Bounds:
     """Of a prompt, an answer or a truth."""
     groups: int = 60
     """Bars of one plot."""
+    open_groups: int = 20
+    """A plot of more bars is folded."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Figure:
     interval: Interval | None
     over_seeds: Interval | None
     by_seed: tuple[float, ...]
+
+    @property
+    def largest(self) -> float:
+        """Of all numbers of its row."""
+        return max(map(abs, (self.value, *(self.interval or ()), *(self.over_seeds or ()), *self.by_seed)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +172,8 @@ def _sections(result: RunResult, bounds: Bounds) -> Iterator[Section]:
 
 def _section(task: TaskResult, model: str, bounds: Bounds, space: Space) -> Section:
     seed, rows = next(iter(task.rows.items()), (0, ()))
-    fact = next(iter(task.scores.groups), "category")
+    groups = task.scores.groups
+    fact = max(groups, key=lambda name: len(groups[name]), default="category")  # the one that tells most apart
     cards = tuple(_card(row, fact, bounds, space) for row in _chosen(rows, bounds.answers))
     beside, same = _beside(task, model)
     return Section(
@@ -191,6 +199,8 @@ def _section(task: TaskResult, model: str, bounds: Bounds, space: Space) -> Sect
 
 
 def _how(task: TaskResult, seed: int) -> Iterator[str]:
+    if task.asked.get("samples") != task.asked.get("of"):
+        yield f"{task.asked.get('samples')} of {task.asked.get('of')} samples"
     if task.marked_by == "fallback":
         yield "marked by a rule that stands in for a judge, because it was asked for; no published score is comparable"
     if task.compat is not None:
@@ -246,15 +256,15 @@ def _bars(values: Mapping[str, float], most: int) -> tuple[Bar, ...]:
     )
 
 
-def shown_figure(value: float | None) -> str:
-    """As papers print: 71.2, 1648.1, 0.793; a number of four digits after the point says more than was measured.
+def shown_figure(value: float | None, largest: float = 0.0) -> str:
+    """As papers print: 71.2, 1648.1, 0.793; all in one row with the digits of the `largest` among them.
 
-    >>> shown_figure(71.234), shown_figure(0.7934), shown_figure(None)
-    ('71.2', '0.793', '-')
+    >>> shown_figure(71.234), shown_figure(0.7934), shown_figure(0.7934, 71.234), shown_figure(None)
+    ('71.2', '0.793', '0.8', '-')
     """
     if value is None:
         return "-"
-    return f"{value:.1f}" if abs(value) >= 5 or value == 0 else f"{value:.3f}".rstrip("0").rstrip(".")
+    return f"{value:.1f}" if max(abs(value), largest) >= 5 or value == 0 else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
@@ -277,12 +287,13 @@ def _chosen(rows: Sequence[Marked], most: int) -> list[Marked]:
 
 def _card(row: Marked, fact: str, bounds: Bounds, space: Space) -> Card:
     sample, most = row.sample, bounds.characters
+    known = sample.facts.get(fact, "")
     pictures = tuple(_thumbnails(sample, bounds, space))
     return Card(
         id=sample.id,
         verdict=verdict_of(row),
         score=row.mark.score,
-        category=str(sample.facts.get(fact, "")),
+        category=f"{fact}: {known}" if isinstance(known, bool) else str(known),
         prompt=shortened(sample.prompt, most),
         answer=shortened(row.answer, most),
         truth=shortened(readable(sample.answer), most),
