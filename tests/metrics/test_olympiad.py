@@ -25,6 +25,9 @@ from internvl.metrics.olympiad import olympiad_answer, olympiad_match
         (r"\boxed{y = x}", "2y-2x=0"),
         (r"\boxed{f(x) = \frac{x}{2}}", r"\frac{1}{2}x"),
         (r"\boxed{60^\circ}", "60"),
+        (r"\boxed{\frac{n(n+1)}{2}}", r"\frac{n^2+n}{2}"),
+        (r"\boxed{(n+1)!+1}", "1+(n+1)n!"),
+        (r"\boxed{\binom{n}{2}}", r"\frac{n(n-1)}{2}"),
         (r"\boxed{\mathrm{12}}", "12"),
         ("50", "0.5"),  # percent for a share
         (r"\boxed{\text{Yes}}", r"\text{Yes}"),
@@ -45,6 +48,8 @@ def test_right(response, truth):
         (r"\boxed{(0,1)}", r"(0,1) \cup (2,3)"),
         (r"\boxed{(x+1)^2}", "x^2+1"),
         (r"\boxed{x}", "y"),
+        (r"\boxed{\sqrt{x^2}}", "x"),  # of -1 too
+        (r"\boxed{(n+1)!+1}", "n!+1"),
         (r"\boxed{x}", "1"),
         (r"\boxed{x^2+y^2=4}", "x^2+y^2=5"),
         (r"\boxed{2x=3y}", "x=2y"),

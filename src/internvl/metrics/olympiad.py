@@ -18,7 +18,9 @@ _MEANS_NOTHING = (
 )  # fmt: skip
 _EDGES = "\n$,.:;^_=+`!@#$%^&*~，。"
 _POINTS = (0.4142135, 0.7320508, 1.2360679, 1.6457513, 2.3166247, 3.6055512)
-"""Where formulas are compared; each letter gets another value, and at least three points must have one."""
+"""Where formulas are compared, some of them negative; each letter gets another value. Three must give one at least."""
+WHOLE = 4
+"""As many points more of whole numbers, where factorials have a value."""
 CLOSE = 1e-7
 
 
@@ -176,12 +178,18 @@ def _side_by_side(first: Formula, second: Formula) -> list[tuple[complex, comple
     """The worth of both at the points where both have one."""
     names = sorted(first.names | second.names)
     found: list[tuple[complex, complex]] = []
-    for shift in range(len(_POINTS)):
-        values = {
-            name: _POINTS[(place + shift) % len(_POINTS)] + place // len(_POINTS) for place, name in enumerate(names)
-        }
+    for shift in range(len(_POINTS) + WHOLE):
+        values = {name: _value(place, shift) for place, name in enumerate(names)}
         try:
             found.append((first.at(values), second.at(values)))
         except NotAFormula:
             continue
     return found
+
+
+def _value(place: int, shift: int) -> float:
+    """What the letter of that place is at the point of that number."""
+    if shift >= len(_POINTS):
+        return shift + 1 - len(_POINTS) + 2 * place
+    size = _POINTS[(place + shift) % len(_POINTS)] + place // len(_POINTS)
+    return -size if (place + shift) % 3 == 2 else size
