@@ -26,7 +26,7 @@ from internvl.metrics.olympiad import olympiad_answer, olympiad_match
         (r"\boxed{f(x) = \frac{x}{2}}", r"\frac{1}{2}x"),
         (r"\boxed{60^\circ}", "60"),
         (r"\boxed{\frac{n(n+1)}{2}}", r"\frac{n^2+n}{2}"),
-        (r"\boxed{(n+1)!+1}", "1+(n+1)n!"),
+        (r"\boxed{(n+1)!+1}", "1+n!(n+1)"),  # at the end `!` is a mark of excitement
         (r"\boxed{\binom{n}{2}}", r"\frac{n(n-1)}{2}"),
         (r"\boxed{\mathrm{12}}", "12"),
         ("50", "0.5"),  # percent for a share
