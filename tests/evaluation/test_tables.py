@@ -56,6 +56,11 @@ def test_columns(tmp_path):
     assert picture.name == "Set.tsv, row 1"
 
 
+def test_none_is_an_option(tmp_path):
+    [found] = read(tmp_path, row(1, b64(png()), A="None", B="NA", C="nan"))
+    assert found.options() == {"A": "None", "B": "NA", "C": "nan"}
+
+
 def test_lists_and_references(tmp_path):
     several = [png("a"), png("b"), png("c")]
     first, second, third, fourth = read(

@@ -125,7 +125,10 @@ class Row(Mapping[str, Any]):
         return [str(item) for item in items]
 
     def options(self) -> dict[str, str]:
-        """Columns A, B, C, … that are not empty."""
+        """Columns A, B, C, … that are not empty.
+
+        Here `None` and `NA` are options; pandas 2, and with it VLMEvalKit, reads them as empty and asks without them.
+        """
         return {letter: str(self[letter]) for letter in string.ascii_uppercase if self.filled(letter)}
 
     def pictures(self, *keys: str) -> tuple[Picture, ...]:
