@@ -12,7 +12,6 @@ from internvl.evaluation.benchmark import (
     File,
     Mark,
     Marked,
-    Picture,
     Sample,
     Scores,
     Settings,
@@ -161,18 +160,18 @@ BLINK = Benchmark(
 
 def read_blindtest_table(folder: Folder) -> Iterator[Sample]:
     for row in folder.table("VLMBlind.tsv"):
-        yield _blindtest(row, str(row["index"]), row.text("question"), row.pictures(), str(row["answers"]))
+        yield _blindtest(row, str(row["index"]), row.text("question"), str(row["answers"]))
 
 
 def read_blindtest(folder: Folder) -> Iterator[Sample]:
     for at, row in enumerate(folder.parquet("vlmsareblind/data/valid-*.parquet")):
-        yield _blindtest(row, str(at), row.text("prompt"), row.pictures("image"), str(row["groundtruth"]))
+        yield _blindtest(row, str(at), row.text("prompt"), str(row["groundtruth"]))
 
 
-def _blindtest(row: Row, number: str, prompt: str, pictures: tuple[Picture, ...], truth: str) -> Sample:
+def _blindtest(row: Row, number: str, prompt: str, truth: str) -> Sample:
     if row["task"] not in BLINDTEST_KINDS:
         raise row.wrong("task", f"one of {', '.join(BLINDTEST_KINDS)}")
-    return Sample(id=number, prompt=prompt, pictures=pictures, answer=truth, facts={"task": row["task"]})
+    return Sample(id=number, prompt=prompt, pictures=row.pictures(), answer=truth, facts={"task": row["task"]})
 
 
 def mark_blindtest(sample: Sample, answer: str, *, compat: Compat) -> Mark:
