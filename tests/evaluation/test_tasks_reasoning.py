@@ -87,7 +87,9 @@ def test_mmmu_is_asked_as_the_original_asks(tmp_path):
     number = next(row for row in rows if row.id == "validation_Math_2")
     assert number.prompt == f"Which of <image 1> and <image 2>?\n{SHORT}"
     assert number.answer == ["7", "seven"]
-    assert TASKS["mmmu-val"].settings.max_new_tokens == 10
+    settings = TASKS["mmmu-val"].settings
+    assert (settings.max_new_tokens, settings.max_tiles) == (10, 6)
+    assert settings.together >= 6 * len(rows[0].pictures)  # the first has all six tiles, whatever else there is
 
 
 def test_mmmu_is_scored_by_subject_and_domain(tmp_path):

@@ -39,7 +39,8 @@ from internvl.metrics.mathematics import (
     mathvista_normalise,
 )
 
-LONG = Settings(max_new_tokens=4096)
+LONG = Settings(max_new_tokens=4096, together=64)
+"""As VLMEvalKit asks: several pictures have six tiles each, while together they have no more than 64."""
 
 # ---- asking a judge for the final answer -----------------------------------------------------------------------------
 
