@@ -1,6 +1,6 @@
 """A small benchmark, and a program that asks it: what tests start under torchrun, and kill.
 
-    python -m tests.evaluation.asker RUN [SECONDS_BETWEEN_ANSWERS]
+python -m tests.evaluation.asker RUN [SECONDS_BETWEEN_ANSWERS]
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _score(folder: Path, benchmark: Benchmark, asked: Mapping[str, Any], rules: 
     unknown = answers.keys() - {Key(sample.id, seed) for sample in samples for seed in seeds}
     if unknown:
         raise DataError(
-            f"{folder / benchmark.name}: {len(unknown)} answers to questions that were not asked: {min(unknown)}"
+            f"{folder / benchmark.name}: {len(unknown)} answers to questions that were not asked: {min(unknown).id}"
         )
     bare: Rows = {
         seed: [
