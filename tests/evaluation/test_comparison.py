@@ -9,8 +9,8 @@ import random
 import pytest
 
 from internvl.errors import UsageError
-from internvl.evaluation.benchmark import Mark, Marked, Scores
-from internvl.evaluation.comparison import as_json, as_text, compare
+from internvl.evaluation.benchmark import Mark, Marked, Sample, Scores
+from internvl.evaluation.comparison import as_json, as_text, compare, together
 from internvl.metrics.statistics import mcnemar
 from tests.evaluation.finished import picture, rows, run, task
 
@@ -107,6 +107,18 @@ def test_a_figure_that_is_no_mean_of_marks():
     assert found.p < 0.001
 
 
+def test_what_is_marked_together_stands_together():
+    def unit(**given):
+        return together(Sample(id="q", prompt="", **given))
+
+    a, b = picture("a.png"), picture("b.png")
+    assert unit(facts={"pair": 3}, pictures=(a,)) == unit(facts={"pair": 3}, pictures=(b,))
+    assert unit(facts={"question": 7}, pictures=(a,)) != unit(facts={"question": 8}, pictures=(a,))
+    assert unit(facts={"question": "What is this?"}, pictures=(a,)) == unit(pictures=(a,))
+    assert unit(pictures=(a,)) != unit(pictures=(b,))
+    assert unit() == "q"
+
+
 def test_answers_without_a_mark_are_not_tested():
     def summarise(rows):
         return Scores(values={"length": sum(len(row.answer) for row in rows) / len(rows)})
@@ -132,10 +144,13 @@ def test_what_was_asked_otherwise_is_listed():
     a = task(rows(hits({1})), asked={"settings": {"max_tiles": 6}, "data": "x"})
     b = task(rows(hits({1}), prompt="What colour?"), asked={"settings": {"max_tiles": 12}, "data": "x"})
     found = one(a, b)
-    assert found.asked == {"settings": ({"max_tiles": 6}, {"max_tiles": 12})}
+    assert found.asked == {"settings.max_tiles": (6, 12)}
     assert found.prompts_differ == 100
-    text = as_text(compare(run(a), run(b)))
-    assert "colours: settings is {'max_tiles': 6} in a, {'max_tiles': 12} in b" in text
+    both = compare(run(a, begun="1"), run(b, begun="2", model={"name": "InternVL2-2B", "hash": "sha256:12ab"}))
+    assert both.run == {"model.name": ("InternVL2-8B", "InternVL2-2B")}
+    text = as_text(both)
+    assert "model.name: 'InternVL2-8B' in a, 'InternVL2-2B' in b" in text
+    assert "colours, settings.max_tiles: 6 in a, 12 in b" in text
     assert "100 of 100 prompts differ" in text
 
 

@@ -46,7 +46,7 @@ class TaskComparison:
     """Samples with a higher mark in a."""
     better_in_b: tuple[str, ...]
     asked: Mapping[str, tuple[Any, Any]]
-    """What `run.json` says otherwise of this task in b than in a."""
+    """What `run.json` says otherwise of this task: {"settings.max_tiles": (6, 12)}."""
     prompts_differ: int
     """Samples whose prompts are not the same letters."""
 
@@ -58,6 +58,8 @@ class Comparison:
     a: str
     b: str
     tasks: tuple[TaskComparison, ...]
+    run: Mapping[str, tuple[Any, Any]] = field(default_factory=dict[str, tuple[Any, Any]])
+    """What `run.json` says otherwise of the model, the machine and the packages."""
     only_a: tuple[str, ...] = ()
     only_b: tuple[str, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -89,6 +91,7 @@ def compare(a: RunResult, b: RunResult, *, seed: int = 0) -> Comparison:
         a=a.folder.name,
         b=b.folder.name,
         tasks=_corrected(found),
+        run=_otherwise(*({**run.manifest, "tasks": None, "begun": None} for run in (a, b))),
         only_a=tuple(name for name in of_a if name not in of_b),
         only_b=tuple(name for name in of_b if name not in of_a),
         withheld=withheld,
@@ -195,13 +198,21 @@ def _compare(a: TaskResult, b: TaskResult, pairs: Sequence[_Pair], seed: int) ->
         else None,
         better_in_a=tuple(better[0]),
         better_in_b=tuple(better[1]),
-        asked={
-            key: (a.asked.get(key), b.asked.get(key))
-            for key in {**a.asked, **b.asked}
-            if a.asked.get(key) != b.asked.get(key)
-        },
+        asked=_otherwise(a.asked, b.asked),
         prompts_differ=sum(pair.sample.prompt != pair.b[0].sample.prompt for pair in pairs),
     )
+
+
+def _otherwise(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs, by its keys: `settings.max_tiles`."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in {**a, **b}:
+        one, other = a.get(key), b.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found |= {f"{key}.{inner}": pair for inner, pair in _otherwise(one, other).items()}
+        elif one != other:
+            found[key] = one, other
+    return found
 
 
 def _mean(rows: Sequence[Marked]) -> float | None:
@@ -266,17 +277,16 @@ def as_text(found: Comparison) -> str:
         cells = [cell.ljust(width) if column < 2 else cell.rjust(width)
                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         lines.append("  ".join(cells).rstrip())
+    lines += [""] + [f"{key}: {_brief(one)} in a, {_brief(other)} in b" for key, (one, other) in found.run.items()]
     for task in found.tasks:
-        lines += [
-            f"{task.task}: {key} is {_brief(one)} in a, {_brief(other)} in b"
-            for key, (one, other) in task.asked.items()
-        ]
+        differences = {f"{task.task}, {key}": pair for key, pair in task.asked.items()}
+        lines += [f"{key}: {_brief(one)} in a, {_brief(other)} in b" for key, (one, other) in differences.items()]
         if task.prompts_differ:
             lines.append(f"{task.task}: {task.prompts_differ} of {task.samples} prompts differ")
     lines += [f"{name}: withheld, {why}" for name, why in found.withheld.items()]
     for side, names in (("a", found.only_a), ("b", found.only_b)):
         lines += [f"only in {side}: {', '.join(names)}"] if names else []
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip()
 
 
 def _cells(task: TaskComparison) -> tuple[str, ...]:
