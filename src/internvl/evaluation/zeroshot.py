@@ -16,17 +16,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL.Image import Image as Photo
 
-from internvl.data.image import normalise
 from internvl.data.media import open_clip, open_image
-from internvl.data.pair import CAPTION_PROMPT, encode_picture
+from internvl.data.pair import CAPTION_PROMPT
 from internvl.data.video import frame_indices
 from internvl.errors import DataError, InternVLError, UsageError
 from internvl.evaluation.benchmark import (
@@ -42,7 +39,6 @@ from internvl.evaluation.responders import Asked, Reply, Responder, fingerprint
 from internvl.evaluation.zeroshot_data import ClassSource
 from internvl.inference.embed import CAPTION, Embedder
 from internvl.metrics.retrieval import dual_softmax, first
-from internvl.models.pair import PairModel
 
 Vectors = NDArray[np.float32]
 
@@ -66,7 +62,7 @@ class PairResponder:
 
     def __init__(self, embedder: Embedder, *, name: str, path: Path | None = None, batch_size: int = 16) -> None:
         """path: where its weights are, to take their fingerprint."""
-        if not isinstance(embedder.model, PairModel):
+        if embedder.tokenizer is None:
             raise UsageError(f"{name} has no text side; expected an InternVL-14B or InternVL-C checkpoint")
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
@@ -184,20 +180,13 @@ class EmbeddingResponder:
         photos = [_opened(picture, self._look) for sample in samples for picture in sample.pictures]
         return self._look.images(photos, batch=self._size).cpu().numpy()
 
-    @torch.inference_mode()
     def _video(self, footage: Footage, frames: int) -> Vectors:
-        """(1, dim): the mean of the frames' vectors, which are not made unit vectors before, as published."""
-        model = cast("PairModel", self._look.model)
+        """(1, dim)"""
         try:
             clip = open_clip(footage.path, partial(frame_numbers, count=frames), self._look.limits)
         except InternVLError as error:
             raise DataError(f"{footage.name}: {str(error).removeprefix(f'{footage.path}: ')}") from None
-        tiles = np.stack(
-            [encode_picture(frame, size=self._look.tile_size, fit=self._look.fit) for frame in clip.frames]
-        )
-        pixels = normalise(torch.from_numpy(tiles).to(self._look.device))
-        mean = model.encode_image(pixels, mode=self._look.mode).float().mean(dim=0, keepdim=True)
-        return F.normalize(mean, dim=-1).cpu().numpy()
+        return self._look.frames(clip.frames)[None].cpu().numpy()
 
 
 class CaptionResponder:

@@ -111,6 +111,16 @@ class Embedder:
         return F.normalize(torch.cat(found).float(), dim=-1)
 
     @torch.inference_mode()
+    def frames(self, frames: Sequence[Source | Image.Image]) -> Tensor:
+        """(dim,) fp32 unit vector of a video's frames: the mean of theirs, which are not made unit vectors before.
+
+        So the published MSR-VTT program has it.
+        """
+        if not frames:
+            raise UsageError("there is nothing to embed: no frames")
+        return F.normalize(self._look(frames).float().mean(dim=0), dim=-1)
+
+    @torch.inference_mode()
     def texts(self, texts: str | Sequence[str], *, batch: int = 64) -> Tensor:
         """(N, dim) fp32 unit vectors of texts (or of one); only InternVL-C and -G have a text side."""
         if not isinstance(self.model, PairModel) or self.tokenizer is None:
