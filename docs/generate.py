@@ -101,9 +101,10 @@ ORIGINAL_CODE = ("chartqa", "docvqa-", "infovqa-", "mantis", "mmiu", "mirb", "mm
 ORIGINAL_CODE_EXACTLY = (
     "ai2d-test", "mme", "mmvp", "mmbench-test-en", "mmbench-test-cn", "mmbench-dev-en", "mmbench-dev-cn",
 )  # fmt: skip
+REPORT_2_5, REPORT_MPO = "arXiv:2412.05271", "arXiv:2411.10442"
 VLMEVALKIT = ("hallusionbench", "realworldqa", "mmstar", "ocrbench")
 """Whose code computed the published scores. The pages of evaluation of the documentation used the original
-repository's, but for VLMEVALKIT; the report of version 2.5 and the model cards used it for ORIGINAL_CODE only, and
+repository's, but for VLMEVALKIT; the reports of 2.5 and MPO and the model cards used it for ORIGINAL_CODE only, and
 VLMEvalKit, whose rules are the default, for everything else."""
 
 
@@ -111,7 +112,7 @@ def by_original_code(benchmark: Benchmark, score: Published) -> bool:
     if benchmark.name in VLMEVALKIT or benchmark.name.endswith("-vlmevalkit"):
         return False
     known = benchmark.name.startswith(ORIGINAL_CODE) or benchmark.name in ORIGINAL_CODE_EXACTLY
-    official = "documentation" in score.source or "model card" in score.source
+    official = any(kind in score.source for kind in ("documentation", "model card", REPORT_2_5, REPORT_MPO))
     return "documentation, evaluation" in score.source or (known and official)
 
 
