@@ -15,8 +15,11 @@ from internvl.data.pair import encode_picture
 from internvl.errors import DataError, UsageError
 from internvl.evaluation.benchmark import Benchmark, Marked, Sample, Settings
 from internvl.evaluation.folder import Folder
+from internvl.evaluation.manifest import begin
 from internvl.evaluation.rankings import KS, class_figures, classes_figures, mark_class, mark_classes, mark_found
 from internvl.evaluation.responders import Asked
+from internvl.evaluation.runner import answer_all, plan
+from internvl.evaluation.scoring import score_run
 from internvl.evaluation.tasks.captions import COCO
 from internvl.evaluation.tasks.retrieval import TASKS as RETRIEVALS
 from internvl.evaluation.tasks.zeroshot import TASKS as CLASSIFICATIONS
@@ -327,6 +330,30 @@ def test_which_frames(frames, count, numbers):
     found = frame_numbers(frames, 8.0, count=count)
     assert found == numbers if numbers else len(found) == count
     assert all(0 <= number < frames for number in found)
+
+
+def test_a_video_of_no_frames(embedder):
+    with pytest.raises(UsageError, match="no frames"):
+        embedder.frames([])
+
+
+# ---- a whole run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_resumed_and_scored_like_any_other(flickr, embedder, tmp_path):
+    out, probe = tmp_path / "run", TABLE["retrieval-flickr30k"]
+    task, responder = plan(probe, flickr), PairResponder(embedder, name="tiny")
+    begin(out, {probe.name: task.about}, responder.describe())
+    assert answer_all([task], responder, out) == 10
+    file = out / probe.name / "answers.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert 0 < answer_all([task], responder, out) < 10
+    assert sorted(file.read_bytes().splitlines()) == sorted(whole.splitlines())
+    expected = probe.summarise(marked(probe.name, ask(probe.name, flickr, embedder)))
+    [result] = score_run(out).tasks
+    assert dict(result.scores.values) == pytest.approx(dict(expected.values))
+    assert len(result.rows[0]) == 10
 
 
 # ---- who answers what ------------------------------------------------------------------------------------------------
