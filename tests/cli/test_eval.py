@@ -15,13 +15,16 @@ import pytest
 
 from internvl import Chat
 from internvl.cli.main import run
+from internvl.cli.scores import table as table_of
 from internvl.evaluation.ask import conversation
+from internvl.evaluation.benchmark import Mark, Marked, Published, Sample
 from internvl.evaluation.responders import Asked, sampling_of
+from internvl.evaluation.results import RunResult, TaskResult
 from internvl.evaluation.runner import plan
 from internvl.evaluation.store import read_answers
 from internvl.evaluation.tasks import TABLE
 from tests.conftest import REPOSITORY, golden
-from tests.evaluation.asker import png
+from tests.evaluation.asker import BENCHMARK, png
 from tests.evaluation.endpoint import Endpoint, answering, completion, serving
 
 WITHOUT_COLOUR = os.environ | {"NO_COLOR": "1"}
@@ -113,6 +116,35 @@ def test_a_server_is_asked(table, tmp_path, capsys):
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert manifest["model"] == {"kind": "endpoint", "name": "tiny", "extensions": False}
     assert (manifest["endpoint"], len(endpoint.bodies)) == (endpoint.url, 4)
+
+
+def test_without_the_package_for_reports_there_are_figures(table, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert run(["eval", table, "--out", str(tmp_path / "run"), *model]) == 0
+    assert "pip install 'internvl[eval]'" in capsys.readouterr().out
+    assert (tmp_path / "run" / "scores.json").exists()
+
+
+def test_the_published_score_stands_beside_it(tmp_path):
+    printed = (
+        Published("InternVL2-1B", 70.0, "accuracy", "here", "--max-tiles 24"),
+        Published("InternVL2-2B", 71.0, "accuracy", "here"),
+    )
+    benchmark = replace(BENCHMARK, published=printed)
+    row = Marked(Sample(id="1", prompt="?"), "a", Mark(1.0))
+    task = TaskResult(
+        benchmark=benchmark, asked={"samples": 1, "of": 9}, rows={0: [row]}, scores=benchmark.summarise([row]),
+        intervals={"accuracy": (20.7, 100.0)}, by_seed={}, compat=None, marked_by="fallback",
+    )  # fmt: skip
+    texts = {}
+    for model in ("OpenGVLab/InternVL2-2B", "nano"):
+        manifest = {"model": {"name": model}}
+        texts[model] = table_of(RunResult(folder=tmp_path, manifest=manifest, tasks=(task,)))
+    assert "100.00  20.7 .. 100.0  71 (InternVL2-2B)" in texts["OpenGVLab/InternVL2-2B"]
+    assert "70 (InternVL2-1B)" in texts["nano"]
+    assert "noise: the published score was made with --max-tiles 24" in texts["nano"]
+    assert "noise: 1 of 9 samples" in texts["nano"]
+    assert "noise: by the rule that stands in for a judge" in texts["nano"]
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

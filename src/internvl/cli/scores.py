@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from internvl.errors import UsageError
+from internvl.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from internvl.evaluation.benchmark import Benchmark, Published
@@ -73,12 +73,15 @@ def finish(result: RunResult, *, as_json: bool) -> None:
     from internvl.evaluation.report import write_report
 
     scoring.write_scores(result)
-    report = write_report(result)
+    try:
+        report = f"{write_report(result)} shows the answers"
+    except MissingExtra as error:  # the figures are there without it
+        report = str(error)
     if as_json:
         typer.echo(json.dumps({"folder": str(result.folder), **scoring.as_json(result)}, ensure_ascii=False))
         return
     typer.echo(table(result))
-    typer.echo(f"\n{report} shows the answers; {result.folder / 'scores.json'} has every figure.")
+    typer.echo(f"\n{result.folder / 'scores.json'} has every figure; {report}.")
 
 
 def table(result: RunResult) -> str:
@@ -86,8 +89,11 @@ def table(result: RunResult) -> str:
     rows = [("benchmark", "figure", "score", "95 %", "published")]
     notes: list[str] = []
     for task in result.tasks:
-        rows += _rows(task, str(result.manifest.get("model", {}).get("name", "")))
-        name = task.benchmark.name
+        model, name = str(result.manifest.get("model", {}).get("name", "")), task.benchmark.name
+        rows += _rows(task, model)
+        shown = [published(task.benchmark, figure, model) for figure in task.scores.values]
+        options = dict.fromkeys(one.options for one in shown if one is not None and one.options)
+        notes += [f"{name}: the published score was made with {option}" for option in options]
         notes += [f"{name}: {figure} is withheld: {why}" for figure, why in task.scores.withheld.items()]
         subset = task.asked.get("samples"), task.asked.get("of")
         notes += [f"{name}: {subset[0]} of {subset[1]} samples"] if subset[0] != subset[1] else []
