@@ -1,6 +1,7 @@
 """`internvl eval` and `internvl score` from outside."""
 
 import base64
+import io
 import json
 import os
 import random
@@ -107,6 +108,20 @@ def test_a_table_that_moved(table, model, tmp_path, capsys):
     assert run(["score", str(tmp_path / "run")]) == 2
     assert "say with --data in which folder the table is now" in said(capsys)
     assert run(["score", str(tmp_path / "run"), "--data", str(tmp_path / "elsewhere")]) == 0
+
+
+def test_a_terminal_shows_the_running_score(table, model, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert run(["eval", table, "--out", str(tmp_path / "run"), *model]) == 0
+    last = sys.stderr.getvalue().rstrip().rpartition("two-things")[2]
+    assert "6/6" in last
+    [score] = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]["two-things"]["values"].values()
+    assert f"{score:.1f} so far" in last
 
 
 def test_a_server_is_asked(table, tmp_path, capsys):

@@ -257,7 +257,14 @@ def _watching(planned: Sequence[Task], ranks: Ranks) -> Generator[Watch | None]:
     part = "" if ranks.world == 1 else f", part 1 of {ranks.world}"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, TextColumn("{task.fields[score]}"), console=Console(stderr=True)) as bars:
-        ids = {task.benchmark.name: bars.add_task(f"{task.benchmark.name}{part}", score="") for task in planned}
+        ids = {
+            task.benchmark.name: bars.add_task(
+                f"{task.benchmark.name}{part}",
+                total=len(ranks.part(len(task.samples))) * len(task.seeds),
+                score="",
+            )
+            for task in planned
+        }
 
         def watch(found: Progress) -> None:
             score = "" if found.score is None else f"{found.score:.1f} so far"
