@@ -15,7 +15,8 @@ from internvl.errors import DataError, InternVLError
 from internvl.evaluation import folder as module
 from internvl.evaluation import parquet as module_parquet
 from internvl.evaluation.benchmark import File
-from internvl.evaluation.folder import Folder, Row, read_literal
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row, read_literal
 
 
 def png(colour: str = "red", size: int = 4) -> bytes:

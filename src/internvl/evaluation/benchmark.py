@@ -10,40 +10,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from internvl.evaluation.folder import Folder
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.material import File, Footage, Picture
 
 Compat = Literal["original"] | None
 """None: the rule of the paper. "original": what the published scores were computed with, quirks included."""
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture that is read only when a model is asked about it."""
-
-    name: str
-    """Where it is, for people: `chartqa/test/png/1.png`, `MMBench.tsv, row 12`."""
-    read: Callable[[], bytes] = field(repr=False, compare=False)
-    max_tiles: int | None = None
-    """A budget of its own, instead of a share of the question's."""
-    enlarge: int = 1
-    """Each side so many times as long, bilinear: the original doubles the first picture of MMMU."""
-
-
-@dataclass(frozen=True)
-class Footage:
-    """A video of which some frames are read when a model is asked about it."""
-
-    name: str
-    path: Path
-    bound: tuple[float, float] | None = None
-    """Seconds between which frames are taken; None: the whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,26 +115,14 @@ def mean_score(name: str = "accuracy", *, by: Sequence[str] = (), scale: float =
             for row, score in zip(rows, scores, strict=True):
                 if fact in row.sample.facts:
                     members[str(row.sample.facts[fact])].append(score)
-            groups[fact] = {key: scale * sum(found) / len(found) for key, found in sorted(members.items())}
+            if members:
+                groups[fact] = {key: scale * sum(found) / len(found) for key, found in sorted(members.items())}
         return Scores(values={name: scale * sum(scores) / len(scores)}, groups=groups)
 
     return summarise
 
 
 # ---- the benchmark ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that a source needs, relative to the data folder; it may be a folder, or a pattern such as `*.parquet`."""
-
-    path: str
-    url: str | None = None
-    """Where it can be downloaded, as it is; None: it is behind a form or inside an archive, see `hint`."""
-    checksum: str | None = None
-    """`sha256:…` or `md5:…` of what the url gives. A url without a checksum is not downloaded."""
-    hint: str = ""
-    """Where a person gets it, in one line."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +150,8 @@ class Judging:
     prompt: Callable[[Sample, str], str]
     parse: Callable[[Sample, str], Mark]
     """From (sample, what the judge wrote); a mark without score where the verdict cannot be read."""
+    system: str | None = None
+    """The judge's system message; None: its own."""
     published: str = ""
     """The judge that the published scores were given by."""
     max_new_tokens: int = 1024
@@ -223,7 +189,7 @@ class Benchmark:
     """arXiv:… or an address."""
     group: str
     """Where it stands in lists: captions, vqa, documents, grounding, general, hallucination, reasoning, perception,
-    code, multi-image, video, long-context, domains, own."""
+    code, multi-image, video, long-context, domains, embeddings, own."""
     sources: tuple[Source, ...]
     """The first whose files are all there is read."""
     mark: Marker

@@ -21,7 +21,8 @@ from typing import Any
 
 from internvl.errors import DataError
 from internvl.evaluation.benchmark import Benchmark, File
-from internvl.evaluation.folder import MIB, Folder
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import MIB
 
 CHUNK = MIB
 MOST = 64 * 1024 * MIB

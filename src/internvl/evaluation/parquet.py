@@ -14,8 +14,8 @@ from threading import Lock
 from typing import Any
 
 from internvl.errors import DataError, MissingExtra
-from internvl.evaluation.benchmark import Picture
-from internvl.evaluation.folder import Row, shown
+from internvl.evaluation.material import Picture
+from internvl.evaluation.rows import Row, shown
 
 ROWS, PICTURES = 256, 8
 """How many rows are in memory at a time: without the bytes of their pictures, and with those of one column."""

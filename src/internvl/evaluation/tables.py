@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from internvl.errors import DataError
-from internvl.evaluation.benchmark import Picture
-from internvl.evaluation.folder import LARGEST_PICTURE, MIB, Folder, Late, Row, refuse_again, shown
+from internvl.evaluation.material import Picture
+from internvl.evaluation.rows import LARGEST_PICTURE, MIB, Late, Row, refuse_again, shown
+
+Show = Callable[[Sequence[str], Row], Picture]
+"""From the names that a picture file may have to the picture."""
 
 CHUNK = MIB
 SHORT = 4096
@@ -218,7 +221,7 @@ class Places:
         return [(PurePosixPath(folder) / picture).as_posix() for folder in folders]
 
 
-def pictures(folder: Folder, row: Row, image: str | Span, places: Places) -> tuple[Picture, ...]:
+def pictures(show: Show, row: Row, image: str | Span, places: Places) -> tuple[Picture, ...]:
     """The pictures of a row. One without is an error: VLMEvalKit leaves such rows out; who does so asks `filled`."""
     if image:
         place = places.find(image, row.where) if isinstance(image, str) else image
@@ -227,12 +230,9 @@ def pictures(folder: Folder, row: Row, image: str | Span, places: Places) -> tup
         return tuple(Picture(name, partial(_decoded, span, name)) for name, span in zip(names, spans, strict=True))
     if not row.filled("image_path"):
         raise DataError(f"{row.where}: there is no picture, `image` and `image_path` are empty; expected one of them")
-    found, listed = list[Picture](), row.text("image_path")
-    for name in row.items_of("image_path") if listed.startswith("[") else [listed]:
-        candidates = places.candidates(name)
-        there = [candidate for candidate in candidates if folder.inside(candidate, row=row).is_file()]
-        found.append(folder.picture((there or candidates)[0], row=row))
-    return tuple(found)
+    listed = row.text("image_path")
+    names = row.items_of("image_path") if listed.startswith("[") else [listed]
+    return tuple(show(places.candidates(name), row) for name in names)
 
 
 def _decoded(span: Span, name: str) -> bytes:
@@ -245,9 +245,8 @@ def _decoded(span: Span, name: str) -> bytes:
         raise DataError(f"{name}: bad base64 ({error}); get the table again") from None
 
 
-def read_table(folder: Folder, name: str, images: str | None = None) -> Iterator[Row]:
-    """The rows of a table; where it has a column `index`, no two are equal."""
-    path = folder.path(name)
+def read_table(path: Path, name: str, show: Show, images: str | None = None) -> Iterator[Row]:
+    """The rows of a table; where it has a column `index`, no two are equal. `show` opens what `image_path` names."""
     found = records(path, name)
     header = [str(column) for column in next(found, ("", []))[1]]
     if len(set(header)) < len(header) or not header:
@@ -259,7 +258,7 @@ def read_table(folder: Folder, name: str, images: str | None = None) -> Iterator
             raise DataError(f"{where}: {len(fields)} fields, but the header has {len(header)}; get the table again")
         values = dict(zip(header, fields, strict=True))
         plain = Row(values, where)
-        row = Row(values, where, partial(pictures, folder, plain, values.get("image", ""), places))
+        row = Row(values, where, partial(pictures, show, plain, values.get("image", ""), places))
         if "index" in values:
             refuse_again(row, "index", seen)
         yield row

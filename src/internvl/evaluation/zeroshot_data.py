@@ -23,8 +23,9 @@ import numpy as np
 
 from internvl.errors import DataError
 from internvl.evaluation.benchmark import Picture, Sample, Source
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
 from internvl.evaluation.rankings import OWN_TEMPLATES
+from internvl.evaluation.rows import Row
 
 TEMPLATES = ("a photo of a {c}.", "a picture showing a {c}.", "a close view of a {c}.", "a drawing of a {c}.", "{c}")
 """Where the data folder has none: our own, English, for photographs. Published scores have CLIP_benchmark's."""

@@ -1,1 +1,1 @@
-"""Measures as pure functions on plain Python values. Each names its paper and, where they differ, the original's rule."""
+"""Measures as pure functions on plain Python values. Each names its paper, and where the original differs."""

@@ -27,7 +27,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row, read_literal
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row, read_literal
 from internvl.evaluation.tasks.choice import FACTS, against, choice_prompt
 from internvl.evaluation.tasks.instructions import SHORT
 from internvl.evaluation.tasks.mmbench import summarise as summarise_circular

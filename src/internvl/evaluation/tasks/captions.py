@@ -26,7 +26,8 @@ from internvl.evaluation.benchmark import (
     Source,
     Summarise,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.metrics.caption_tools import Counts, meteor, meteor_counts, missing, ptb_tokenise, spice
 from internvl.metrics.captions import References, Tokens, bleu, cider, rouge_l, rouge_l_of, tokenise
 

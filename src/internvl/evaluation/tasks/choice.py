@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from internvl.evaluation.benchmark import Compat, File, Mark, Sample, Source
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.instructions import LETTER, LETTER_ZH
 from internvl.metrics.choices import letter
 

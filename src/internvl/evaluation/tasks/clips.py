@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from internvl.evaluation.benchmark import Settings
-from internvl.evaluation.folder import Row
+from internvl.evaluation.rows import Row
 
 KIT = Settings(max_new_tokens=1024, max_tiles=1, frames=16, frame_line="Frame-{}: <image>\n")
 """How VLMEvalKit's InternVL wrapper asks about a video."""

@@ -22,7 +22,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import against, mark_choice_always_official
 from internvl.evaluation.tasks.choice import table_source as choice_source
 from internvl.evaluation.tasks.instructions import SHORT

@@ -20,7 +20,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.grounding import DOMAINS
 from internvl.evaluation.tasks.instructions import SHORT
 from internvl.metrics.boxes import camera_coordinates

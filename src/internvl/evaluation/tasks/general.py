@@ -21,7 +21,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import (
     against,
     mark_choice_always_official,

@@ -19,7 +19,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.vqa import converted, in_data, version_2
 from internvl.metrics.boxes import Box, clip, iou, parse_box, parse_listed_box
 

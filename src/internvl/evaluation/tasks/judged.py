@@ -21,7 +21,8 @@ from internvl.evaluation.benchmark import (
     Settings,
     Source,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.judge_prompts import LLAVA_BENCH, MM_VET, MM_VET_V2
 from internvl.evaluation.tasks.reported import MPO, internvl2, internvl_1_5

@@ -21,7 +21,8 @@ from internvl.evaluation.benchmark import (
     Settings,
     Source,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.code import A_DAY
 from internvl.evaluation.tasks.instructions import LETTER, SHORT
 from internvl.metrics.needles import by_length, needle_match

@@ -19,7 +19,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.metrics.choices import realworld_letter
 
 LISTED, LISTED_ZH = "The choices are listed below:", "选项如下所示:"

@@ -22,7 +22,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import choice_sample, table_file
 from internvl.evaluation.tasks.instructions import LETTER, SHORT
 from internvl.evaluation.tasks.vqa import version_1_5, version_2, version_2_5

@@ -19,7 +19,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import choice_prompt, mark_choice, mark_choice_always_official, table_file
 from internvl.evaluation.tasks.instructions import LETTER, SHORT
 from internvl.evaluation.tasks.nlvr import NLVR, NLVR2

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from internvl.evaluation.benchmark import Benchmark, Compat, File, Mark, Picture, Sample, Settings, Source
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.metrics.matching import truth_value
 
 PART = "this project's own copy, as a zip with JSON lines"

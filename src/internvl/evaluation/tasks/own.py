@@ -28,7 +28,8 @@ from internvl.evaluation.benchmark import (
     Summarise,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.instructions import SHORT
 from internvl.metrics.edits import levenshtein
 from internvl.metrics.vqa import contains_answer, stvqa_match

@@ -17,7 +17,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import FACTS, against, table_file
 from internvl.evaluation.tasks.instructions import COT, LETTER
 from internvl.evaluation.tasks.vqa import in_data, version_1_5

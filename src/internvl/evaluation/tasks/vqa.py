@@ -25,7 +25,8 @@ from internvl.evaluation.benchmark import (
     Source,
     mean_score,
 )
-from internvl.evaluation.folder import Folder, Row
+from internvl.evaluation.folder import Folder
+from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.instructions import SHORT
 from internvl.metrics.vqa import exact_match, gqa_match, normalise, soft_accuracy
