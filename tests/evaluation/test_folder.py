@@ -197,7 +197,7 @@ def test_code_in_an_options_field_stays_text(text, tmp_path, monkeypatch):
 
 
 def test_a_literal_is_bounded(monkeypatch):
-    monkeypatch.setattr(module, "LONGEST_LITERAL", 10)
+    monkeypatch.setattr("internvl.evaluation.rows.LONGEST_LITERAL", 10)
     assert read_literal("['aaaaaa']") == ["aaaaaa"]
     assert read_literal("['aaaaaaa']") is None
 

@@ -34,8 +34,8 @@ class Fake:
     def __init__(self, verdict="score: 5", name="fake", stop_after=None):
         self.name, self.asked, self._verdict, self._stop = name, [], verdict, stop_after
 
-    def write(self, prompts, *, max_new_tokens, temperature):
-        assert (max_new_tokens, temperature) == (7, 0.2)
+    def write(self, prompts, judging):
+        assert (judging.max_new_tokens, judging.temperature) == (7, 0.2)
         for count, place in enumerate(reversed(range(len(prompts)))):
             if count == self._stop:
                 raise EndpointError("the server is gone")
@@ -151,7 +151,7 @@ def test_a_damaged_file_is_said(file, line, said):
 
 def test_a_judge_that_answers_what_was_not_asked(file):
     class Twice(Fake):
-        def write(self, prompts, **_):
+        def write(self, prompts, judging):
             yield from ((0, "score: 1"), (0, "score: 2"))
 
     with pytest.raises(UsageError, match="answered prompt 0 of 4, which was not open"):

@@ -212,7 +212,7 @@ class Judge:
         self.verdict = verdict
         self.asked: list[str] = []
 
-    def write(self, prompts, *, max_new_tokens, temperature):
+    def write(self, prompts, judging):
         for place, prompt in enumerate(prompts):
             self.asked.append(prompt)
             yield place, self.verdict

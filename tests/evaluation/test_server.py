@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from internvl import Chat, SamplingConfig, Text
 from internvl.errors import DataError, EndpointError
-from internvl.evaluation.benchmark import Footage, Picture, Sample, Settings
+from internvl.evaluation.benchmark import Footage, Judging, Mark, Picture, Sample, Settings
 from internvl.evaluation.responders import (
     Asked,
     EndpointJudge,
@@ -124,14 +124,21 @@ def test_an_answer_that_does_not_come_names_its_sample():
 def test_judges(chat):
     """A judge reads the same text here and elsewhere; what is spelt in it is no placeholder."""
     prompts = ["Is 4 right?", "Is <image> right?", "Is 5 right?"]
+    judging = Judging(
+        version="1", prompt=lambda sample, answer: "", parse=lambda sample, text: Mark(None), max_new_tokens=6
+    )
+    warm = replace(judging, temperature=1.0)
     local = LocalJudge(chat, "tiny", batch_size=2)
-    here = dict(local.write(prompts, max_new_tokens=6, temperature=0.0))
+    here = dict(local.write(prompts, judging))
     assert list(here.values()) == [
         chat.batch([Text(prompt)], sampling=SamplingConfig(max_new_tokens=6))[0].text for prompt in prompts
     ]
+    briefed = replace(judging, system="Be brief.")
     with serving(answering(chat)) as endpoint:
         judge = EndpointJudge(Remote(endpoint.url))
         assert judge.name == f"tiny at {endpoint.url}"
-        assert dict(judge.write(prompts, max_new_tokens=6, temperature=0.0)) == here
-        drawn = dict(judge.write(prompts, max_new_tokens=6, temperature=1.0))
-    assert drawn == dict(local.write(prompts, max_new_tokens=6, temperature=1.0))
+        assert dict(judge.write(prompts, judging)) == here
+        drawn = dict(judge.write(prompts, warm))
+        told = dict(judge.write(prompts, briefed))
+    assert drawn == dict(local.write(prompts, warm))
+    assert told == dict(local.write(prompts, briefed)) != here

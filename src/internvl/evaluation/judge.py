@@ -39,8 +39,8 @@ class Judge(Protocol):
         """What the report calls it: its model, and where it runs."""
         ...
 
-    def write(self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float) -> Iterator[tuple[int, str]]:
-        """(place of the prompt, text), each as soon as it is there, in any order."""
+    def write(self, prompts: Sequence[str], judging: Judging) -> Iterator[tuple[int, str]]:
+        """(place of the prompt, text), each as soon as it is there, in any order; asked as `judging` says."""
         ...
 
 
@@ -98,10 +98,7 @@ def ask_judge(judging: Judging, rows: Rows, judge: Judge, file: Path) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     _drop_torn_line(file)
     with file.open("ab") as out:
-        written = judge.write(
-            list(open_questions.values()), max_new_tokens=judging.max_new_tokens, temperature=judging.temperature
-        )
-        for place, text in written:
+        for place, text in judge.write(list(open_questions.values()), judging):
             if not 0 <= place < len(keys) or place in asked:
                 raise UsageError(f"the judge {judge.name} answered prompt {place} of {len(keys)}, which was not open")
             asked.add(place)

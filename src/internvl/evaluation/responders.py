@@ -16,7 +16,7 @@ from internvl.data.image import choose_grid
 from internvl.data.prompts import Image, Message, Text
 from internvl.errors import ContextOverflow, DataError, EndpointError, InternVLError, UsageError
 from internvl.evaluation.ask import Shown, show
-from internvl.evaluation.benchmark import Sample, Settings
+from internvl.evaluation.benchmark import Judging, Sample, Settings
 from internvl.inference.chat import Chat
 from internvl.inference.remote import Remote, contents
 from internvl.inference.sampling import SamplingConfig
@@ -210,16 +210,18 @@ class LocalJudge:
     def __init__(self, chat: Chat, name: str, *, batch_size: int = 8) -> None:
         self._chat, self.name, self._size = chat, name, batch_size
 
-    def write(self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float) -> Iterator[tuple[int, str]]:
-        drawn = temperature > 0
+    def write(self, prompts: Sequence[str], judging: Judging) -> Iterator[tuple[int, str]]:
+        new, warmth = judging.max_new_tokens, judging.temperature
+        system = () if judging.system is None else (Message("system", (Text(judging.system),)),)
         for start in range(0, len(prompts), self._size):
             batch = prompts[start : start + self._size]
             places = range(start, start + len(batch))
             sampling = [
-                SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature, seed=place if drawn else None)
+                SamplingConfig(max_new_tokens=new, temperature=warmth, seed=place if warmth > 0 else None)
                 for place in places
             ]
-            answers = self._chat.batch([Text(prompt) for prompt in batch], sampling=sampling, batch_size=self._size)
+            asked = [[*system, Message("user", (Text(prompt),))] for prompt in batch]
+            answers = self._chat.batch(asked, sampling=sampling, batch_size=self._size)
             yield from zip(places, (answer.text for answer in answers), strict=True)
 
 
@@ -297,12 +299,18 @@ class EndpointJudge:
         about = remote.describe()
         self.name = f"{about['model']} at {about['endpoint']}"
 
-    def write(self, prompts: Sequence[str], *, max_new_tokens: int, temperature: float) -> Iterator[tuple[int, str]]:
+    def write(self, prompts: Sequence[str], judging: Judging) -> Iterator[tuple[int, str]]:
+        system = [] if judging.system is None else [{"role": "system", "content": judging.system}]
+
         def ask(numbered: tuple[int, str]) -> str:
             place, prompt = numbered
-            messages = [{"role": "user", "content": prompt}]
-            seed = place if temperature > 0 else None
-            return self._remote.ask(messages, max_tokens=max_new_tokens, temperature=temperature, seed=seed).text
+            said = self._remote.ask(
+                [*system, {"role": "user", "content": prompt}],
+                max_tokens=judging.max_new_tokens,
+                temperature=judging.temperature,
+                seed=place if judging.temperature > 0 else None,
+            )
+            return said.text
 
         for (place, _), text in self._remote.ask_all(enumerate(prompts), ask):
             yield place, text

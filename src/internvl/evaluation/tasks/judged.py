@@ -322,6 +322,7 @@ LLAVA = Benchmark(
     settings=Settings(max_new_tokens=1000),
     judging=Judging(
         version="LLaVA-Bench, 1",
+        system="You are a helpful and precise assistant for checking the quality of the answer.",
         prompt=llava_prompt,
         parse=llava_verdict,
         published="gpt-4-0613",
@@ -332,7 +333,6 @@ LLAVA = Benchmark(
         Published("InternVL2-8B", 73.2, "relative", MPO),
         Published("InternVL2-8B-MPO", 76.7, "relative", MPO),
     ),
-    note="The authors also send a system message, that the judge is a helpful and precise assistant; here none is sent",
 )
 
 TASKS: tuple[Benchmark, ...] = (*MMVET, LLAVA)
