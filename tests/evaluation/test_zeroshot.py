@@ -362,7 +362,7 @@ def test_a_run_is_resumed_and_scored_like_any_other(flickr, embedder, tmp_path):
 def test_a_model_of_pairs_answers_no_questions(embedder, tmp_path):
     pair = PairResponder(embedder, name="InternVL-14B")
     question = Benchmark(name="pope", title="POPE", paper="", group="hallucination", sources=(), mark=mark_class)
-    with pytest.raises(UsageError, match="pope asks questions, and InternVL-14B answers none"):
+    with pytest.raises(UsageError, match="pope asks questions, and a model of pairs answers none"):
         responder_of(pair, question, tmp_path)
     with pytest.raises(UsageError, match="answers a benchmark"):
         pair.answer(iter([]))

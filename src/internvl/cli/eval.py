@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -54,6 +54,7 @@ class Who:
     device: str | None
     dtype: str | None
     revision: str | None
+    mode: Literal["C", "G"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,7 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: what there is.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. Default: what is fast there.")] = None,
     revision: Annotated[str | None, typer.Option(metavar="R", help="Branch, tag or commit of a hub model.")] = None,
+    mode: Annotated[Literal["C", "G"], typer.Option(help="How InternVL-14B looks at pictures.")] = "C",
     as_json: AsJson = False,
 ) -> None:
     """Ask a model the questions of benchmarks, and score its answers.
@@ -120,7 +122,9 @@ def evaluate(
     wanted = Wanted(data=data or Path("data"), download=download, limit=limit, sample=sample, mark_by=mark_by)
     planned = _planned(tasks or [], wanted, change, _numbers(seeds))
     server = Server(url=endpoint, key=key, at_once=at_once, extensions=extensions) if endpoint else None
-    who = Who(model=model, server=server, batch_size=batch_size, device=device, dtype=dtype, revision=revision)
+    who = Who(
+        model=model, server=server, batch_size=batch_size, device=device, dtype=dtype, revision=revision, mode=mode
+    )
     if server is None and (key is not None or extensions):
         raise UsageError("--key and --extensions are for a server; give it with --endpoint URL")
     out = out or Path("runs") / (model or ("endpoint" if endpoint else "nano")).rstrip("/").rpartition("/")[2]
@@ -172,7 +176,7 @@ def _answer(planned: Sequence[Task], who: Who, out: Path, ranks: Ranks) -> None:
     from internvl.evaluation.runner import answer_all
 
     with ranks.joined():
-        responder = _responder(who, ranks)
+        responder = _responder(planned, who, ranks)
         refused: InternVLError | None = None
         if ranks.rank == 0:
             try:
@@ -192,32 +196,54 @@ def _answer(planned: Sequence[Task], who: Who, out: Path, ranks: Ranks) -> None:
         ranks.wait()
 
 
-def _responder(who: Who, ranks: Ranks) -> Responder:
-    from internvl.evaluation.responders import EndpointResponder, LocalResponder
-
-    if (server := who.server) is not None:
-        for name, value in (("--device", who.device), ("--dtype", who.dtype), ("--revision", who.revision)):
-            if value is not None:
-                raise UsageError(f"{name} {value} is for a model on this machine, but --endpoint asks a server")
-        from internvl.inference.remote import Remote
-
-        remote = Remote(server.url, model=who.model, key=server.key, at_once=server.at_once)
-        return EndpointResponder(remote, extensions=server.extensions)
-    from internvl import Chat, Embedder
-    from internvl.cli.terminal import waiting
-    from internvl.evaluation.zeroshot import PairResponder
+def _responder(planned: Sequence[Task], who: Who, ranks: Ranks) -> Responder:
+    """Who answers; that they can answer these benchmarks is known before anything is loaded."""
+    from internvl.evaluation.zeroshot import check_kind
     from internvl.models.config import PairConfig
     from internvl.weights.checkpoint import describe
     from internvl.weights.load import resolve
 
-    path = resolve(who.model, revision=who.revision)
-    device = who.device or _own_device(ranks)
-    if isinstance(describe(path)[2], PairConfig):
-        with waiting(f"loading {who.model}"):
-            embedder = Embedder.load(path, device=device, dtype=who.dtype)
-        return PairResponder(embedder, name=_name(who.model), path=path, batch_size=who.batch_size)
+    path = None if who.server else resolve(who.model, revision=who.revision)
+    pair = path is not None and isinstance(describe(path)[2], PairConfig)
+    for task in planned:
+        check_kind(task.benchmark, pair=pair)
+    if who.mode != "C" and not pair:
+        raise UsageError(f"--mode {who.mode} is how InternVL-14B looks at pictures; this is another model")
+    if path is None:
+        return _elsewhere(who)
+    return _pair_here(path, who, ranks) if pair else _chat_here(path, who, ranks)
+
+
+def _elsewhere(who: Who) -> Responder:
+    from internvl.evaluation.responders import EndpointResponder
+    from internvl.inference.remote import Remote
+
+    assert who.server is not None
+    for name, value in (("--device", who.device), ("--dtype", who.dtype), ("--revision", who.revision)):
+        if value is not None:
+            raise UsageError(f"{name} {value} is for a model on this machine, but --endpoint asks a server")
+    remote = Remote(who.server.url, model=who.model, key=who.server.key, at_once=who.server.at_once)
+    return EndpointResponder(remote, extensions=who.server.extensions)
+
+
+def _pair_here(path: Path, who: Who, ranks: Ranks) -> Responder:
+    from internvl import Embedder
+    from internvl.cli.terminal import waiting
+    from internvl.evaluation.zeroshot import PairResponder
+
+    with waiting(f"loading {who.model}"):
+        mode = "InternVL-C" if who.mode == "C" else "InternVL-G"
+        embedder = Embedder.load(path, mode=mode, device=who.device or _own_device(ranks), dtype=who.dtype)
+    return PairResponder(embedder, name=_name(who.model), path=path, batch_size=who.batch_size)
+
+
+def _chat_here(path: Path, who: Who, ranks: Ranks) -> Responder:
+    from internvl import Chat
+    from internvl.cli.terminal import waiting
+    from internvl.evaluation.responders import LocalResponder
+
     with waiting(f"loading {who.model or 'nano'}"):
-        chat = Chat.load(path, device=device, dtype=who.dtype)
+        chat = Chat.load(path, device=who.device or _own_device(ranks), dtype=who.dtype)
     return LocalResponder(chat, name=_name(who.model), path=path, batch_size=who.batch_size)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from internvl.errors import DataError
 from internvl.evaluation import judge as judging
 from internvl.evaluation.benchmark import Benchmark, Compat, Mark, Marked, Sample, Scores
+from internvl.evaluation.comparison import together
 from internvl.evaluation.lookup import asked_before
 from internvl.evaluation.manifest import read_manifest
 from internvl.evaluation.results import Interval, RunResult, TaskResult
@@ -212,9 +213,9 @@ def _intervals(benchmark: Benchmark, rows: Rows, scores: Scores, by_seed: Mappin
     jackknife for anything else. Several seeds add `NAME, over seeds`."""
     if not scores.values:
         return {}
-    together = _together(rows)
-    means = [math.fsum(marks) / len(marks) for marks in map(_marks, together) if marks is not None]
-    alone = len(means) == len(together) == len({_pictures(group) for group in together})
+    groups = _together(rows)
+    means = [math.fsum(marks) / len(marks) for marks in map(_marks, groups) if marks is not None]
+    alone = len(means) == len(groups) == len({_cluster(group) for group in groups})
     intervals: dict[str, Interval] = {}
     for name, value in scores.values.items():
         scale = _scale(value, means) if alone else None
@@ -223,9 +224,11 @@ def _intervals(benchmark: Benchmark, rows: Rows, scores: Scores, by_seed: Mappin
             low, high = wilson(math.fsum(means), len(means)) if shares else bootstrap_mean(means)
             intervals[name] = scale * low, scale * high
     if len(intervals) < len(scores.values):
-        parts = FINE if len(together) <= MANY else COARSE
-        others = jackknife(together, lambda drawn: _of_some(benchmark, drawn), parts=parts, cluster=_pictures)
-        intervals = {name: value for name, value in others.items() if name in scores.values} | intervals
+        parts = FINE if len(groups) <= MANY else COARSE
+        others = jackknife(groups, lambda drawn: _of_some(benchmark, drawn), parts=parts, cluster=_cluster)
+        # No figure is below 0; and that all samples agree does not make it exact.
+        told = {name: (max(low, 0.0), high) for name, (low, high) in others.items() if name in scores.values}
+        intervals = {name: (low, high) for name, (low, high) in told.items() if low < high} | intervals
     if len(by_seed) > 1:
         for name in scores.values:
             _, interval = over_seeds([found.values[name] for found in by_seed.values()])
@@ -253,10 +256,8 @@ def _scale(value: float, means: Sequence[float]) -> float | None:
     return next((scale for scale in (100.0, 1.0) if math.isclose(scale * mean, value, abs_tol=1e-9)), None)
 
 
-def _pictures(group: Sequence[Marked]) -> Hashable:
-    """Questions about the same pictures stand or fall together."""
-    sample = group[0].sample
-    return tuple(picture.name for picture in sample.pictures) or sample.id
+def _cluster(group: Sequence[Marked]) -> Hashable:
+    return together(group[0].sample)
 
 
 def _of_some(benchmark: Benchmark, groups: Sequence[Sequence[Marked]]) -> dict[str, float]:

@@ -48,13 +48,18 @@ Vectors = NDArray[np.float32]
 
 def responder_of(responder: Responder, benchmark: Benchmark, data: Path) -> Responder:
     """Who answers this benchmark: a model of pairs in its own way, everybody else as they are."""
-    if isinstance(responder, PairResponder):
-        return responder.of(benchmark, Folder(data))
-    if isinstance(benchmark, Probe):
+    check_kind(benchmark, pair=isinstance(responder, PairResponder))
+    return responder.of(benchmark, Folder(data)) if isinstance(responder, PairResponder) else responder
+
+
+def check_kind(benchmark: Benchmark, *, pair: bool) -> None:
+    """Refuse questions to a model of pairs, and probes to anybody else; needs no model."""
+    if isinstance(benchmark, Probe) and not pair:
         raise UsageError(
             f"{benchmark.name} compares embeddings and asks no questions; use an InternVL-14B or InternVL-C checkpoint"
         )
-    return responder
+    if pair and not isinstance(benchmark, Probe) and benchmark.group != "captions":
+        raise UsageError(f"{benchmark.name} asks questions, and a model of pairs answers none; use a chat model")
 
 
 class PairResponder:
@@ -82,9 +87,7 @@ class PairResponder:
     def of(self, benchmark: Benchmark, folder: Folder) -> Responder:
         if isinstance(benchmark, Probe):
             return EmbeddingResponder(benchmark, self._look, folder, batch_size=self._size)
-        if benchmark.group == "captions":
-            return CaptionResponder(self._look, batch_size=self._size)
-        raise UsageError(f"{benchmark.name} asks questions, and {self._name} answers none; use a chat model")
+        return CaptionResponder(self._look, batch_size=self._size)
 
     def answer(self, questions: Iterable[Asked]) -> Iterator[Reply]:
         raise UsageError(f"{self._name} answers a benchmark, not single questions; see responder_of")

@@ -12,7 +12,7 @@ from internvl.evaluation.rankings import Probe, found_figures, mark_found
 from internvl.evaluation.tasks.zeroshot import MODEL, REPOSITORY, hub_name
 from internvl.evaluation.zeroshot_data import read_coco, read_flickr, read_videos, read_wds_captions, read_xtd
 
-MODES = {"C": "", "G": "--mode InternVL-G"}
+MODES = {"C": "", "G": "--mode G"}
 SPLITS = "https://github.com/mehdidc/retrieval_annotations/releases/tag/1.0.0"
 RELEASE = "https://github.com/OpenGVLab/InternVL/releases/tag/data"
 XTD10 = "https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10, cloned as xtd10"

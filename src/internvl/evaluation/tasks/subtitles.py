@@ -7,8 +7,6 @@ from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 
-from internvl.data.media import open_clip
-from internvl.data.video import frame_indices
 from internvl.evaluation.benchmark import File, Footage
 from internvl.evaluation.folder import Folder
 
@@ -55,6 +53,8 @@ def seen_lines(folder: Folder, name: str, footage: Footage) -> str:
     """The lines heard at FRAMES frames of a video; empty where it has no file of subtitles."""
     if not folder.has(File(name)):
         return ""
+    from internvl.data.video import frame_indices  # PyAV is loaded only where a video is opened
+
     lines = subrip(folder.path(name).read_text(encoding="utf-8", errors="replace"))
     length, fps = measured(footage.path)
     return heard(lines, [index / fps for index in frame_indices(length, fps, FRAMES)])
@@ -63,5 +63,7 @@ def seen_lines(folder: Folder, name: str, footage: Footage) -> str:
 @lru_cache(maxsize=8)  # three questions about a video follow each other
 def measured(path: Path) -> tuple[int, float]:
     """(frames, frames a second) of a video; only its first frame is decoded."""
+    from internvl.data.media import open_clip
+
     clip = open_clip(path, lambda frames, fps: (0,))
     return clip.length, clip.fps
