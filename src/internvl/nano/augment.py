@@ -39,7 +39,7 @@ def icon(rng: random.Random, picture: Image.Image, *, mirror: bool, colours: flo
 
     Sometimes it is only moved a little: an hour is short, and what is always disguised is learnt late.
     """
-    gentle = rng.random() < 0.3
+    gentle = rng.random() < 0.5
     ground = WHITE if gentle or rng.random() < 0.75 else _ground(rng, (235, 200, 150))
     picture = _warp(rng, picture, turn=6 if gentle else 12 if rng.random() < 0.8 else 30)
     if mirror and rng.random() < 0.3:

@@ -26,7 +26,7 @@ from internvl.nano.corpus import Corpus, Item, ask
 from internvl.nano.fonts import PLAIN
 from internvl.nano.world import MAX_SHAPES, Sample, Style, count_name, draw_line, draw_scene, echo, talk
 
-MIXTURE = {"photo": 0.16, "icon": 0.23, "flag": 0.09, "count": 0.1, "read": 0.36, "receipt": 0.02, "echo": 0.03,
+MIXTURE = {"photo": 0.1, "icon": 0.3, "flag": 0.11, "count": 0.09, "read": 0.36, "receipt": 0.02, "echo": 0.01,
            "talk": 0.01}  # fmt: skip
 BATCH = 64
 LONG_LINES_AFTER = 8000

@@ -48,7 +48,7 @@ from internvl.nano.optim import Muon, is_matrix
 from internvl.nano.world import COUNT, READ, TALK, Sample, draw_scene
 
 MATRIX_RATE, OTHER_RATE = 0.015, 1.5e-3
-NAMING_WEIGHT, READING_WEIGHT = 1.0, 2.0
+NAMING_WEIGHT, READING_WEIGHT = 1.0, 3.0
 BLANK = 0.1
 """What a place without a character weighs in reading: they are many and soon known."""
 LOOKING = 0.35
