@@ -180,9 +180,12 @@ def test_the_readme_tells_the_test_command_that_ci_runs():
 def test_the_readme_shows_every_file():
     """The tree is the map that newcomers use; a file that is not on it cannot be found."""
     [tree] = [b.text for b in blocks_of(REPOSITORY / "README.md") if b.text.startswith("src/internvl/\n")]
-    source, shown, folder = REPOSITORY / "src" / "internvl", set(), ""
+    source, shown, folders = REPOSITORY / "src" / "internvl", set(), [""]
     for indent, name in re.findall(r"^( +)(\S+)  ", tree, flags=re.M):
-        folder = name if name.endswith("/") else "" if len(indent) == 2 else folder
-        shown |= {folder + name} if not name.endswith("/") else set()
+        folders = folders[: len(indent) // 2]  # those that this line stands in
+        if name.endswith("/"):
+            folders.append(folders[-1] + name)
+        else:
+            shown.add(folders[-1] + name)
     files = {str(file.relative_to(source)) for file in source.rglob("*.py") if file.read_text().strip()}
     assert shown - {"__init__.py"} == {f for f in files if not f.endswith(("__init__.py", "__main__.py"))}

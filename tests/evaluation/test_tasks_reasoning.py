@@ -8,7 +8,7 @@ import pytest
 
 from internvl.errors import DataError
 from internvl.evaluation.benchmark import Marked
-from internvl.evaluation.tasks import mathematics, mmmu, problems, science
+from internvl.evaluation.tasks import TABLE, mathematics, mmmu, problems, science
 from internvl.metrics.mmmu import SUBJECTS
 from tests.evaluation import layouts
 from tests.evaluation.layouts import IMAGE, check_lists, lines, png, put, table
@@ -446,3 +446,21 @@ def test_marks_depend_on_nothing_but_sample_and_answer(name, tmp_path):
         first = Marked(sample, answer, TASKS[name].mark(sample, answer, compat=None))
         assert first.mark.score in (0, 1)
         assert first.mark == TASKS[name].mark(sample, answer, compat=None)
+
+
+def test_mmmu_pro_as_papers_print_it_is_the_mean_of_its_settings(tmp_path):
+    parquet(tmp_path, "MMMU_Pro/standard (10 options)/test-00000-of-00001.parquet", [pro_row()])
+    shown = {"image": picture(5), "answer": "C", "subject": "Art", "options": "['a', 'b', 'c']"}
+    rows = [{**shown, "id": f"test_Art_{number}"} for number in (1, 2)]
+    parquet(tmp_path, "MMMU_Pro/vision/test-00000-of-00001.parquet", rows)
+    found = samples("mmmu-pro", tmp_path)
+    assert [sample.id.partition("/")[0] for sample in found] == ["std10", "vision", "vision"]
+    assert len({sample.id for sample in found}) == 3
+    given = [
+        Marked(sample, answer, TABLE["mmmu-pro"].mark(sample, answer, compat=None))
+        for sample, answer in zip(found, ["Answer: B", "Answer: A", "Answer: C"], strict=True)
+    ]
+    assert TABLE["mmmu-pro"].summarise(given).values == {"overall": 75.0, "std10": 100.0, "vision": 50.0}
+    alone = TABLE["mmmu-pro"].summarise(given[:1])
+    assert "overall" not in alone.values
+    assert alone.withheld["overall"] == "one of the two settings was not asked"

@@ -18,6 +18,7 @@ from internvl.evaluation.benchmark import (
     Picture,
     Published,
     Sample,
+    Scores,
     Settings,
     Source,
     mean_score,
@@ -228,29 +229,64 @@ def mark_pro(sample: Sample, answer: str, *, compat: Compat) -> Mark:
     return Mark(float(choice_match(parsed, sample.answer)), parsed)
 
 
+PRO = {
+    # setting: (title, files, how they are read)
+    "std10": ("ten options", "MMMU_Pro/standard (10 options)/test-*.parquet", read_standard),
+    "vision": ("question in the picture", "MMMU_Pro/vision/test-*.parquet", read_vision),
+}
+GUESSED = "1730 questions a setting. An unreadable answer is a guess, as with the authors, from a seed of its own."
+
+
+def pro_file(setting: str) -> File:
+    return File(PRO[setting][1], hint="huggingface.co/datasets/MMMU/MMMU_Pro")
+
+
+def read_both(folder: Folder, *, mode: str) -> Iterator[Sample]:
+    for setting, (_, _, read) in PRO.items():
+        for sample in read(folder, mode=mode):
+            yield replace(sample, id=f"{setting}/{sample.id}", facts={**sample.facts, "setting": setting})
+
+
+def mean_of_settings(rows: Sequence[Marked]) -> Scores:
+    """What papers print of MMMU-Pro: the mean of its two settings, and each."""
+    found = mean_score(by=("setting", "subject", "topic_difficulty"))(rows)
+    settings = found.groups.get("setting", {})
+    if set(settings) != set(PRO):
+        return Scores(values=settings, withheld={"overall": "one of the two settings was not asked", **found.withheld})
+    return Scores(values={"overall": sum(settings.values()) / len(settings), **settings}, groups=found.groups)
+
+
 def mmmu_pro(setting: str, mode: str) -> Benchmark:
-    standard = setting == "std10"
-    at = "MMMU_Pro/standard (10 options)/test-*.parquet" if standard else "MMMU_Pro/vision/test-*.parquet"
+    title, _, read = PRO[setting]
     return Benchmark(
-        name=f"mmmu-pro-{setting}" + ("-cot" if mode == "cot" else ""),
-        title=f"MMMU-Pro, {'ten options' if standard else 'question in the picture'}"
-        + (", thinking first" if mode == "cot" else ""),
+        name=f"mmmu-pro-{setting}{THINKING[mode][0]}",
+        title=f"MMMU-Pro, {title}{THINKING[mode][1]}",
         paper="arXiv:2409.02813",
         group="reasoning",
-        sources=(
-            Source(
-                "huggingface",
-                (File(at, hint="huggingface.co/datasets/MMMU/MMMU_Pro"),),
-                partial(read_standard if standard else read_vision, mode=mode),
-            ),
-        ),
+        sources=(Source("huggingface", (pro_file(setting),), partial(read, mode=mode)),),
         mark=mark_pro,
         summarise=mean_score(by=("subject", "topic_difficulty")),
         settings=Settings(max_new_tokens=4096, max_tiles=12, together=12 * len(COLUMNS)),
-        note="1730 questions. The overall score that papers print is the mean of the two settings. An unreadable "
-        "answer is a guess, as with the authors, from a seed of its own.",
+        note=GUESSED,
     )
 
+
+def mmmu_pro_overall(mode: str, *published: Published) -> Benchmark:
+    return Benchmark(
+        name=f"mmmu-pro{THINKING[mode][0]}",
+        title=f"MMMU-Pro, mean of its two settings{THINKING[mode][1]}",
+        paper="arXiv:2409.02813",
+        group="reasoning",
+        sources=(Source("huggingface", tuple(map(pro_file, PRO)), partial(read_both, mode=mode)),),
+        mark=mark_pro,
+        summarise=mean_of_settings,
+        settings=Settings(max_new_tokens=4096, max_tiles=12, together=12 * len(COLUMNS)),
+        published=published,
+        note=GUESSED + (" The cards do not say whether the model thought first." if published else ""),
+    )
+
+
+THINKING = {"direct": ("", ""), "cot": ("-cot", ", thinking first")}
 
 CARD_2 = "InternVL 2.5 model card (column InternVL2)"
 
@@ -287,5 +323,11 @@ TASKS: tuple[Benchmark, ...] = (
         *second(_1B=32.8, _2B=34.7, _8B=44.3),
         *version_2_5("accuracy", {"1B": 35.8, "2B": 38.2, "8B": 48.9, "78B": 61.8}),
     ),
-    *(mmmu_pro(setting, mode) for setting in ("std10", "vision") for mode in ("direct", "cot")),
+    mmmu_pro_overall(
+        "direct",
+        *(Published(f"InternVL2-{size}", value, "overall", CARD_2) for size, value in (("1B", 14.8), ("8B", 29.0))),
+        *version_2_5("overall", {"1B": 19.4, "2B": 23.7, "8B": 34.3, "78B": 48.6}),
+    ),
+    mmmu_pro_overall("cot"),
+    *(mmmu_pro(setting, mode) for setting in PRO for mode in THINKING),
 )
