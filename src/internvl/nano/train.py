@@ -98,9 +98,8 @@ def answer_losses(model: ChatModel, batch: Batch, features: Tensor) -> tuple[Ten
 
 
 def rate_at(progress: float, step: int) -> float:
-    """Warm-up over 150 steps, flat to half of the time, then down to zero along a cosine."""
-    warm = min(1.0, (step + 1) / 150)
-    return warm * (1.0 if progress < 0.5 else 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - 0.5) / 0.5)))
+    """Warm-up over 150 steps, flat to 40 % of the time, then down to zero along a straight line."""
+    return min(1.0, (step + 1) / 150) * min(1.0, max(0.0, 1.0 - progress) / 0.6)
 
 
 class Trainer:
