@@ -2,7 +2,11 @@
 
 import base64
 import io
+import json
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -167,6 +171,130 @@ def test_what_goes_wrong_is_said_in_one_line():
         Remote(endpoint.url)
     with pytest.raises(UsageError, match="expected an address"):
         Remote("localhost:8000")
+
+
+ANSWER = completion("Yes.")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        [1], None, "text", {**ANSWER, "choices": 5}, {**ANSWER, "choices": {"a": 1}}, {**ANSWER, "choices": [None]},
+        {**ANSWER, "choices": [{}]}, {**ANSWER, "choices": [{"message": None}]},
+        {**ANSWER, "choices": [{"message": {"content": 5}}]}, {**ANSWER, "choices": [{"message": {"content": ["a"]}}]},
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_is_not_taken_for_one(garbage):
+    with (
+        serving(Endpoint(lambda body: garbage)) as endpoint,
+        pytest.raises(EndpointError, match=r"the answer holds no (choices|text); is this an OpenAI-style address"),
+    ):
+        Remote(endpoint.url, retries=0).ask(QUESTION, max_tokens=5)
+
+
+def test_counts_and_endings_that_are_none_are_left_out():
+    odd = {**completion("Yes."), "usage": {"completion_tokens": "many"}}
+    odd["choices"] = [{"message": {"content": None}, "finish_reason": {"a": 1}}]
+    with serving(Endpoint(lambda body: odd)) as endpoint:
+        said = Remote(endpoint.url, retries=0).ask(QUESTION, max_tokens=5)
+    assert (said.text, said.finish, said.tokens) == ("", None, None)
+
+
+class Raw(BaseHTTPRequestHandler):
+    """Says the same to everybody, whatever is asked."""
+
+    content = b""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def say(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        self.say(200, self.content)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.say(200, self.content)
+
+
+@contextmanager
+def standing(handler: type[Raw]) -> Generator[str]:
+    """The address of a server made of a handler."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{nope", b"\xff\xfe\x00", b"null", b'"text"', b'{"data": 5}', b'{"data": [{}]}']
+)
+def test_bytes_that_are_no_answer(content):
+    with standing(type("Said", (Raw,), {"content": content})) as url:
+        with pytest.raises(EndpointError, match="is this an OpenAI-style address"):
+            Remote(url, model="tiny", retries=0).ask(QUESTION, max_tokens=5)
+        with pytest.raises(EndpointError, match="no list of models"):
+            Remote(url, retries=0)
+
+
+def test_a_server_without_models():
+    with (
+        serving(Endpoint(lambda body: {}, models=())) as endpoint,
+        pytest.raises(UsageError, match="has no models"),
+    ):
+        Remote(endpoint.url)
+
+
+@pytest.mark.parametrize("url", ["http://[x/v1", "http://h:99999999/v1", "http://", "http:///v1", "ftp://h"])
+def test_addresses_that_are_none(url):
+    with pytest.raises(UsageError, match="expected an address"):
+        Remote(url, model="m")
+
+
+def test_a_key_is_never_shown():
+    with serving(Endpoint(lambda body: {}, failures=[401], complaint="wrong key: sk-1234")) as endpoint:
+        with pytest.raises(EndpointError, match=r"HTTP 401, wrong key: \*\*\*"):
+            Remote(endpoint.url, model="m", key="sk-1234", retries=0).ask(QUESTION, max_tokens=5)
+        for key in ("sk\n1234", "sk-1234\n", " ", "sk-é1234"):
+            with pytest.raises(UsageError, match="letters that no key has") as caught:
+                Remote(endpoint.url, model="m", key=key)
+            assert "1234" not in str(caught.value)
+
+
+def test_threads_that_learn_the_other_name_of_the_limit_together():
+    """Both ask by the old name before either is told of the new one."""
+    together = threading.Barrier(2)
+
+    class Both(Raw):
+        def do_POST(self) -> None:
+            old = b'"max_tokens"' in self.rfile.read(int(self.headers["Content-Length"]))
+            if old:
+                together.wait(20)
+            data = json.dumps({"error": {"message": "use max_completion_tokens"}} if old else ANSWER).encode()
+            self.say(400 if old else 200, data)
+
+    with standing(Both) as url:
+        remote = Remote(url, model="m", retries=0)
+        found = remote.ask_all(range(2), lambda _: remote.ask(QUESTION, max_tokens=5).text)
+        assert sorted(found) == [(0, "Yes."), (1, "Yes.")]
+
+
+def test_no_more_threads_than_requests():
+    before = threading.active_count()
+    seen: list[int] = []
+    for _ in concurrently(lambda number: seen.append(threading.active_count()), range(3), 100_000):
+        pass
+    assert max(seen) <= before + 3
 
 
 def test_no_more_is_drawn_than_is_under_way():

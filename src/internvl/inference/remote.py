@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+NO_KEY = "none"
+PATIENCE = 15.0
+"""Seconds to reach a server, or to hear which models it has."""
+
 KINDS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 """Pictures that every server reads, by Pillow's names."""
 
@@ -141,13 +145,17 @@ class Remote:
         $OPENAI_API_KEY, or none. retries: after a busy or failing server, each after a longer pause. at_once: requests
         that are on their way together.
         """
-        if urlsplit(url).scheme not in ("http", "https"):
+        if not _is_address(url):
             raise UsageError(f"endpoint {url!r}: expected an address such as http://localhost:8000/v1")
         if at_once < 1 or retries < 0 or timeout <= 0:
             raise UsageError(f"at_once {at_once}, retries {retries}, timeout {timeout}: expected 1, 0 and more than 0")
-        self.url, self.at_once = url, at_once
+        self.at_once = at_once
         self._shown = without_secrets(url)
-        self._client = _client(url, key, timeout, retries)
+        # A server of one's own mostly wants no key, but the client insists on something.
+        self._key = key or os.environ.get("OPENAI_API_KEY") or NO_KEY
+        if not (self._key.isascii() and self._key.isprintable() and self._key == self._key.strip()):
+            raise UsageError(f"the key of {self._shown} has letters that no key has (line break, space, accent)")
+        self._client = _client(url, self._key, timeout, retries)
         self._limit = "max_tokens"
         self.model = model if model is not None else self._only_model()
 
@@ -169,12 +177,10 @@ class Remote:
         fields = {"temperature": temperature, "top_p": top_p, "seed": seed}
         body: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         body |= {"model": self.model, "messages": list(messages)}
-        done = self._complete(body, max_tokens, dict(extra or {}))
-        if not getattr(done, "choices", None):
-            raise EndpointError(f"{self._shown}: the answer holds no choices; is this an OpenAI-style address (…/v1)?")
-        choice = done.choices[0]
-        usage = getattr(done.usage, "completion_tokens", None)
-        return Said(text=choice.message.content or "", finish=choice.finish_reason, tokens=usage)
+        try:
+            return _read(self._complete(body, max_tokens, dict(extra or {})))
+        except _NoAnswer as error:
+            raise EndpointError(f"{self._shown}: {error}; is this an OpenAI-style address (…/v1)?") from None
 
     def ask_all(self, requests: Iterable[T], ask: Callable[[T], R]) -> Iterator[tuple[T, R]]:
         """`ask` of each request, `at_once` of them on their way together, in the order in which answers come.
@@ -187,47 +193,87 @@ class Remote:
     def _complete(self, body: Mapping[str, Any], max_tokens: int, extra: Mapping[str, Any]) -> Any:
         import openai
 
-        fields: dict[str, Any] = {**body, self._limit: max_tokens, "extra_body": extra or None}
+        limit = self._limit  # other threads may change it meanwhile
+        fields: dict[str, Any] = {**body, limit: max_tokens, "extra_body": extra or None}
         try:
             return self._client.chat.completions.create(**fields)
         except openai.BadRequestError as error:
-            if "max_completion_tokens" not in str(error) or self._limit != "max_tokens":
-                raise EndpointError(f"{self._shown} refuses the question: {_said(error)}") from None
+            if "max_completion_tokens" not in str(error) or limit != "max_tokens":
+                raise EndpointError(f"{self._shown} refuses the question: {self._said(error)}") from None
             self._limit = "max_completion_tokens"  # what newer models of OpenAI call it
             return self._complete(body, max_tokens, extra)
         except openai.OpenAIError as error:
-            raise EndpointError(f"{self._shown}: {_said(error)}") from None
+            raise EndpointError(f"{self._shown}: {self._said(error)}") from None
+        except ValueError:
+            raise _NoAnswer("the answer is not JSON") from None
+
+    def _said(self, error: Exception) -> str:
+        """What an error of the client says, on one line; some servers repeat the key that they were given."""
+        body = getattr(error, "body", None)
+        message = body.get("message") if isinstance(body, Mapping) else None
+        status = getattr(error, "status_code", None)
+        text = " ".join(str(message or error).split())
+        text = text if self._key == NO_KEY else text.replace(self._key, "***")
+        cause = f" ({error.__cause__})" if error.__cause__ is not None and not message else ""
+        return f"{text[:300]}{cause}" if status is None else f"HTTP {status}, {text[:300]}"
 
     def _only_model(self) -> str:
         import openai
 
         try:
-            names = sorted(model.id for model in self._client.models.list())
+            found = [model.id for model in self._client.with_options(timeout=PATIENCE).models.list()]
         except openai.OpenAIError as error:
-            raise EndpointError(f"{self._shown}: {_said(error)}; is the server running, at this address?") from None
+            said = self._said(error)
+            raise EndpointError(f"{self._shown}: {said}; is the server running, at this address?") from None
+        except (AttributeError, TypeError, ValueError):  # the client takes an answer for what it should be
+            found: list[Any] = [None]
+        names = sorted(name for name in found if isinstance(name, str))
+        if len(names) < len(found):
+            raise EndpointError(f"{self._shown}: no list of models came; is this an OpenAI-style address (…/v1)?")
+        if not names:
+            raise UsageError(f"{self._shown} has no models")
         if len(names) != 1:
             raise UsageError(f"{self._shown} has {len(names)} models; name one of: {', '.join(names[:10])}")
         return names[0]
 
 
-def _client(url: str, key: str | None, timeout: float, retries: int) -> OpenAI:
+class _NoAnswer(Exception):
+    """What came is no answer of a chat."""
+
+
+def _read(done: Any) -> Said:
+    """What the client made of the answer, which it does not check."""
+    choices = getattr(done, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        raise _NoAnswer("the answer holds no choices")
+    text = getattr(getattr(choices[0], "message", None), "content", 0)  # pyright: ignore[reportUnknownArgumentType]
+    finish = getattr(choices[0], "finish_reason", None)  # pyright: ignore[reportUnknownArgumentType]
+    tokens = getattr(getattr(done, "usage", None), "completion_tokens", None)
+    if not isinstance(text, str | None):
+        raise _NoAnswer("the answer holds no text")
+    return Said(
+        text=text or "",
+        finish=finish if isinstance(finish, str) else None,
+        tokens=tokens if isinstance(tokens, int) else None,
+    )
+
+
+def _is_address(url: str) -> bool:
     try:
-        from openai import OpenAI
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, brackets that do not match
+        return False
+
+
+def _client(url: str, key: str, timeout: float, retries: int) -> OpenAI:
+    try:
+        from openai import OpenAI, Timeout
     except ImportError:
         raise MissingExtra("an endpoint needs the package openai (pip install 'internvl[eval]')") from None
-    # A server of one's own mostly wants no key, but the client insists on something.
-    given = key or os.environ.get("OPENAI_API_KEY") or "none"
-    return OpenAI(base_url=url, api_key=given, timeout=timeout, max_retries=retries)
-
-
-def _said(error: Exception) -> str:
-    """What an error of the client says, on one line."""
-    body = getattr(error, "body", None)
-    message = body.get("message") if isinstance(body, Mapping) else None
-    status = getattr(error, "status_code", None)
-    text = " ".join(str(message or error).split())[:300]
-    cause = f" ({error.__cause__})" if error.__cause__ is not None and not message else ""
-    return f"{text}{cause}" if status is None else f"HTTP {status}, {text}"
+    # A long answer takes its time; that nobody is there is known soon.
+    patience = Timeout(timeout, connect=min(timeout, PATIENCE))
+    return OpenAI(base_url=url, api_key=key, timeout=patience, max_retries=retries)
 
 
 def concurrently(work: Callable[[T], R], requests: Iterable[T], at_once: int) -> Iterator[tuple[T, R]]:
@@ -243,9 +289,7 @@ def concurrently(work: Callable[[T], R], requests: Iterable[T], at_once: int) ->
             except BaseException as error:
                 outbox.put((request, None, error))
 
-    threads = [Thread(target=serve, daemon=True) for _ in range(at_once)]
-    for thread in threads:
-        thread.start()
+    threads = 0
     failed: BaseException | None = None
     source, under_way = iter(requests), 0
     try:
@@ -259,6 +303,9 @@ def concurrently(work: Callable[[T], R], requests: Iterable[T], at_once: int) ->
                     failed = error
                     break
                 under_way += 1
+                if threads < under_way:
+                    Thread(target=serve, daemon=True).start()
+                    threads += 1
             if not under_way:
                 break
             request, answer, error = outbox.get()
@@ -267,7 +314,7 @@ def concurrently(work: Callable[[T], R], requests: Iterable[T], at_once: int) ->
                 yield request, answer  # pyright: ignore[reportReturnType]
             failed = failed or error
     finally:
-        for _ in threads:
+        for _ in range(threads):
             inbox.put(None)
     if failed is not None:
         raise failed
