@@ -14,7 +14,8 @@ from internvl.errors import DataError, EndpointError, UsageError
 from internvl.evaluation.benchmark import Judging, Mark, Marked, Sample, mean_score
 from internvl.evaluation.judge import ask_judge, read_verdicts, without_judge
 from internvl.evaluation.responders import EndpointJudge, LocalJudge
-from internvl.inference.remote import Remote
+from internvl.evaluation.store import open_alone
+from internvl.inference.remote import Remote, Said
 from tests.evaluation.finished import rows
 
 
@@ -205,6 +206,36 @@ def test_a_judge_behind_an_endpoint(file):
     found = read_verdicts(judging(), ROWS, judge.name, file)
     assert [row.mark.score for row in found.rows[0]] == [0.0, 0.2, 0.4, 0.6]
     assert {(body["temperature"], body["max_tokens"]) for body in server.bodies} == {(0.2, 7)}
+
+
+def test_two_processes_do_not_ask_one_judge_twice(file):
+    file.parent.mkdir()
+    judge = Fake()
+    with open_alone(file), pytest.raises(UsageError, match="another process is writing"):
+        ask_judge(judging(), ROWS, judge, file)
+    assert judge.asked == []
+
+
+def test_a_question_is_drawn_alike_whatever_was_asked_before():
+    """The second time only some are left, and they stand at other places."""
+
+    class Seen:
+        model, seeds = "m", []
+
+        def describe(self):
+            return {"model": "m", "endpoint": "http://h/v1"}
+
+        def ask(self, messages, **fields):
+            self.seeds.append(fields["seed"])
+            return Said(text="score: 1", finish="stop", tokens=1)
+
+        def ask_all(self, requests, ask):
+            return ((request, ask(request)) for request in requests)
+
+    judge = EndpointJudge(Seen())
+    assert len(list(judge.write(["a", "b", "c"], judging()))) == 3
+    assert len(list(judge.write(["c"], judging()))) == 1
+    assert Seen.seeds[3] == Seen.seeds[2] != Seen.seeds[1]
 
 
 def test_a_judge_in_this_process(file):

@@ -1,6 +1,7 @@
 """Runs: sharded = one process, interrupted = uninterrupted, and nothing changes under way."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -15,10 +16,10 @@ import pytest
 from internvl import Chat, SamplingConfig
 from internvl.errors import DataError, UsageError
 from internvl.evaluation.ask import conversation
-from internvl.evaluation.benchmark import File, Sample, Settings, Source
+from internvl.evaluation.benchmark import File, Picture, Sample, Settings, Source
 from internvl.evaluation.manifest import begin, read_manifest
 from internvl.evaluation.responders import Asked, Reply
-from internvl.evaluation.runner import Change, Progress, Ranks, Subset, answer_all, plan
+from internvl.evaluation.runner import Change, Progress, Ranks, Subset, answer_all, digest, plan
 from internvl.evaluation.store import Answered, read_answers
 from tests.conftest import REPOSITORY
 from tests.evaluation.asker import BENCHMARK, COUNT, ask, tiny
@@ -204,6 +205,47 @@ def test_answers_without_a_manifest_are_nobodys(tmp_path):
 
 
 # ---- which samples, which settings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: run.update(model="nano"), "`model` is no object"),
+        (lambda run: run["tasks"].update(noise=5), "noise: `data` names no folder"),
+        (lambda run: run["tasks"]["noise"].update(data=5), "noise: `data` names no folder"),
+        (lambda run: run["tasks"]["noise"]["data"].update(files=[5]), "noise: `data` names no files"),
+        (lambda run: run["tasks"]["noise"].update(questions=None), "noise: `layout` or `questions`"),
+        (lambda run: run["tasks"]["noise"].update(seeds=[]), "noise: `seeds` is no list of numbers"),
+        (lambda run: run["tasks"]["noise"].update(seeds=["0"]), "noise: `seeds` is no list of numbers"),
+        (lambda run: run["tasks"]["noise"].update(subset={"first": 1}), "noise: `subset` is no subset"),
+        (lambda run: run["tasks"]["noise"].update(subset={"first": "1", "drawn": None}), "noise: `subset`"),
+    ],
+)
+def test_a_damaged_manifest_is_said(tmp_path, damage, message):
+    started(tmp_path, plan(BENCHMARK, HERE))
+    found = read_manifest(tmp_path)
+    damage(found)
+    (tmp_path / "run.json").write_text(json.dumps(found))
+    with pytest.raises(DataError, match=f"{message}.*the run cannot be read"):
+        read_manifest(tmp_path)
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="not JSON"):
+        read_manifest(tmp_path)
+
+
+def test_a_picture_that_is_shown_in_another_way_is_another_question():
+    one = Sample(id="a", prompt="", pictures=(Picture("1.png", bytes),))
+    others = [replace(one, pictures=(replace(one.pictures[0], **how),)) for how in ({"max_tiles": 3}, {"enlarge": 2})]
+    assert len({digest([sample]) for sample in (one, *others)}) == 3
+
+
+def test_changes_that_cannot_be():
+    for name, value in (("max_tiles", 0), ("frames", -1), ("max_new_tokens", 0), ("temperature", -0.1)):
+        with pytest.raises(UsageError, match=f"{name} is {value}; it must be at least"):
+            Change(**{name: value})
+    for value in (math.nan, math.inf):
+        with pytest.raises(UsageError, match="temperature is"):
+            Change(temperature=value)
 
 
 def test_parts_are_contiguous_and_the_first_ones_longer():

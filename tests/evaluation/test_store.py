@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from internvl.errors import DataError, UsageError
-from internvl.evaluation.store import Answered, Key, Store, missing, read_answers, write_whole
+from internvl.evaluation.store import Answered, Store, read_answers, write_whole
 
 
 def answer(number: int, seed: int = 0) -> Answered:
@@ -30,7 +32,6 @@ def test_what_was_added_is_read_again(tmp_path):
         assert ("q1", 0) in store
         assert ("q1", 1) not in store
         store.add(answer(1, seed=1))
-    assert missing([Key("q1", 0), Key("q1", 1), Key("q9", 0)], tmp_path / "task") == [Key("q9", 0)]
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
@@ -85,6 +86,32 @@ def test_two_processes_do_not_write_one_file(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1), (2, 3), (3, 2)])
+def test_runs_of_other_numbers_of_processes_do_not_meet(tmp_path, first, second):
+    """Both would ask the same questions, and the run could never be scored."""
+    with Store(tmp_path, world=first), pytest.raises(UsageError, match="another process"):
+        Store(tmp_path, world=second).__enter__()
+    with Store(tmp_path, world=second), Store(tmp_path, rank=second - 1, world=second) if second > 1 else nullcontext():
+        pass
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
+    """A limit on the size of files stands in for it."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from internvl.evaluation.store import *\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
+        "try:\n"
+        "    with Store(Path(sys.argv[1])) as store:\n"
+        "        for n in range(9): store.add(Answered(id=f'q{n}', seed=0, answer='yes'))\n"
+        "except DataError as error: print(n, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert re.fullmatch(r"[1-8] .*answers\.jsonl: cannot be written \(File too large\); what came .*\n", done.stdout)
+    with Store(tmp_path) as store:
+        assert len(store) == int(done.stdout[0]), "the torn line is asked again, nothing else"
+
+
 def test_a_killed_process_leaves_no_lock(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from internvl.evaluation.store import *\n"
@@ -108,6 +135,11 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
         (b"[1]\n", "answers.jsonl:4: no JSON object"),
         (b'{"id": "q9"}\n', "answers.jsonl:4: no answer; expected an object with id, seed and answer"),
         (b'{"id": 9, "seed": 0, "answer": ""}\n', "answers.jsonl:4: no answer"),
+        (b"[" * 100_000 + b"\n", "answers.jsonl:4: not JSON"),
+        (b'{"id": "q9", "seed": 0, "answer": "", "tiles": 5}\n', "answers.jsonl:4: finish, tokens or tiles"),
+        (b'{"id": "q9", "seed": 0, "answer": "", "tiles": ["5"]}\n', "answers.jsonl:4: finish, tokens or tiles"),
+        (b'{"id": "q9", "seed": 0, "answer": "", "tokens": "5"}\n', "answers.jsonl:4: finish, tokens or tiles"),
+        (b'{"id": "q9", "seed": 0, "answer": "", "finish": {}}\n', "answers.jsonl:4: finish, tokens or tiles"),
     ],
 )
 def test_a_damaged_line_in_the_middle_is_named(tmp_path, line, message):

@@ -12,7 +12,6 @@ no mark, are named, and withhold the score where they are more than a stated sha
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from internvl.errors import DataError, UsageError
 from internvl.evaluation.benchmark import Judging, Mark, Marked, Scores, Summarise
-from internvl.evaluation.store import whole_lines
+from internvl.evaluation.store import append, open_alone, whole_lines
 
 MOST_UNREADABLE = 0.02
 """The share of verdicts that may be unreadable before the score is withheld."""
@@ -85,27 +84,26 @@ def ask_judge(judging: Judging, rows: Rows, judge: Judge, file: Path) -> int:
 
     An error of the judge ends this; what was written before it is kept, and the rest is asked the next time.
     """
-    known = {key for key, _ in _read(file)}
-    open_questions: dict[Key, str] = {}
-    for seed, marked in rows.items():
-        for row in marked:
-            key, prompt = key_of(judging, seed, row, judge.name)
-            if key not in known:
-                open_questions[key] = prompt
-    if not open_questions:
+    if not _open_questions(judging, rows, judge.name, file):
         return 0
-    keys, asked = list(open_questions), set[int]()
+    asked = set[int]()
     file.parent.mkdir(parents=True, exist_ok=True)
-    _drop_torn_line(file)
-    with file.open("ab") as out:
+    with open_alone(file) as out:
+        open_questions = _open_questions(judging, rows, judge.name, file)  # another process may have asked meanwhile
+        keys = list(open_questions)
         for place, text in judge.write(list(open_questions.values()), judging):
             if not 0 <= place < len(keys) or place in asked:
                 raise UsageError(f"the judge {judge.name} answered prompt {place} of {len(keys)}, which was not open")
             asked.add(place)
-            line = json.dumps({**keys[place]._asdict(), "verdict": text}, ensure_ascii=False)
-            out.write(line.encode(errors="replace") + b"\n")
-            out.flush()  # with the operating system: a killed process loses nothing that was paid for
+            append(out, file, {**keys[place]._asdict(), "verdict": text})
     return len(asked)
+
+
+def _open_questions(judging: Judging, rows: Rows, judge: str, file: Path) -> dict[Key, str]:
+    """The prompt of every answer that has no verdict yet."""
+    known = {key for key, _ in _read(file)}
+    asked = (key_of(judging, seed, row, judge) for seed, marked in rows.items() for row in marked)
+    return {key: prompt for key, prompt in asked if key not in known}
 
 
 def read_verdicts(
@@ -177,10 +175,3 @@ def _read(file: Path) -> Iterator[tuple[Key, str]]:
                 "(delete the line, and the judge is asked again)"
             )
         yield Key(**{name: values[name] for name in Key._fields}), values["verdict"]
-
-
-def _drop_torn_line(file: Path) -> None:
-    """What a killed process left behind the last line break is no verdict."""
-    if file.exists():
-        with file.open("rb+") as out:
-            out.truncate(sum(len(line) for line in out if line.endswith(b"\n")))

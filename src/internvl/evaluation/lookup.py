@@ -30,7 +30,8 @@ def asked_before(name: str, asked: Mapping[str, Any], data: Path | None) -> Benc
     """The benchmark that a run asked. asked: what `run.json` says of it; data: where its files are now."""
     if name in TABLE:
         return TABLE[name]
-    path = (data or Path(asked["data"]["folder"])) / asked["data"]["files"][0]
+    files = asked["data"]["files"]
+    path = (data or Path(asked["data"]["folder"])) / (files[0] if files else name)
     if path.suffix.lower() != ".tsv":
         return find("benchmark", name, TABLE, hint="The run was made by a version that had it.")
     if not path.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -55,11 +55,39 @@ def read_manifest(out: Path) -> dict[str, Any]:
         found = json.loads((out / "run.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{out} is no run: it has no run.json; `internvl eval TASK --out {out}` makes one") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(f"{out / 'run.json'}: not JSON; the run cannot be read") from None
     if not isinstance(found, dict) or found.get("format") != 1 or not isinstance(found.get("tasks"), dict):
         raise DataError(f"{out / 'run.json'}: its format is not 1; expected a run that this version wrote")
+    if (wrong := next(_wrong(found), None)) is not None:
+        raise DataError(f"{out / 'run.json'}: {wrong}; the file was changed or damaged, the run cannot be read")
     return cast("dict[str, Any]", found)
+
+
+def _wrong(found: dict[str, Any]) -> Iterator[str]:
+    """What of a manifest cannot be what `begin` wrote; only what is read again is looked at."""
+    if not isinstance(found.get("model"), dict):
+        yield "`model` is no object"
+    for name, asked in found["tasks"].items():
+        data, subset = (asked.get(key) if isinstance(asked, dict) else None for key in ("data", "subset"))
+        if not isinstance(data, dict) or not isinstance(data.get("folder"), str):
+            yield f"{name}: `data` names no folder"
+        elif not (isinstance(data.get("files"), list) and all(isinstance(file, str) for file in data["files"])):
+            yield f"{name}: `data` names no files"
+        elif not isinstance(data.get("layout"), str) or not isinstance(asked.get("questions"), str):
+            yield f"{name}: `layout` or `questions` is no text"
+        elif (
+            not isinstance(seeds := asked.get("seeds"), list)
+            or not seeds
+            or any(type(seed) is not int for seed in seeds)
+        ):
+            yield f"{name}: `seeds` is no list of numbers"
+        elif (
+            not isinstance(subset, dict)
+            or subset.keys() != {"first", "drawn"}
+            or any(type(number) not in (int, type(None)) for number in subset.values())
+        ):
+            yield f"{name}: `subset` is no subset"
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

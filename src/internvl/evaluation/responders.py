@@ -173,8 +173,11 @@ def seed_of(asked: Asked) -> int:
     >>> [seed_of(Asked(Sample(id=id, prompt=""), Settings())) for id in ("a", "b")]
     [797790308, 1416254370]
     """
-    digest = hashlib.sha256(f"{asked.seed}\0{asked.sample.id}".encode()).digest()
-    return int.from_bytes(digest[:4]) >> 1
+    return _seed(f"{asked.seed}\0{asked.sample.id}")
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:4]) >> 1
 
 
 def fingerprint(path: Path) -> str:
@@ -217,8 +220,8 @@ class LocalJudge:
             batch = prompts[start : start + self._size]
             places = range(start, start + len(batch))
             sampling = [
-                SamplingConfig(max_new_tokens=new, temperature=warmth, seed=place if warmth > 0 else None)
-                for place in places
+                SamplingConfig(max_new_tokens=new, temperature=warmth, seed=_seed(prompt) if warmth > 0 else None)
+                for prompt in batch
             ]
             asked = [[*system, Message("user", (Text(prompt),))] for prompt in batch]
             answers = self._chat.batch(asked, sampling=sampling, batch_size=self._size)
@@ -245,7 +248,9 @@ class EndpointResponder:
         # Pictures are opened as requests are drawn, in this thread: readers of archives need not be safe for threads.
         for request, said in self._remote.ask_all(map(self._request, questions), self._ask):
             if said.finish == "content_filter":
-                raise EndpointError(f"the server withheld its answer to sample {request.asked.sample.id}")
+                raise EndpointError(
+                    f"the server withheld its answer to sample {request.asked.sample.id} (content filter)"
+                )
             yield Reply(request.asked, said.text.strip(), said.finish, said.tokens)
 
     def _request(self, asked: Asked) -> _Request:
@@ -303,12 +308,12 @@ class EndpointJudge:
         system = [] if judging.system is None else [{"role": "system", "content": judging.system}]
 
         def ask(numbered: tuple[int, str]) -> str:
-            place, prompt = numbered
+            _, prompt = numbered
             said = self._remote.ask(
                 [*system, {"role": "user", "content": prompt}],
                 max_tokens=judging.max_new_tokens,
                 temperature=judging.temperature,
-                seed=place if judging.temperature > 0 else None,
+                seed=_seed(prompt) if judging.temperature > 0 else None,
             )
             return said.text
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -71,6 +72,12 @@ class Change:
     top_p: float | None = None
     max_new_tokens: int | None = None
     system: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_tiles", 1), ("frames", 1), ("max_new_tokens", 1), ("temperature", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:  # which NaN is not
+                raise UsageError(f"{name} is {value}; it must be at least {least:g}")
 
     def of(self, settings: Settings) -> Settings:
         changed = {name: value for name, value in asdict(self).items() if value is not None}
@@ -168,11 +175,13 @@ def _whence(text: str) -> str:
 
 
 def digest(samples: Sequence[Sample]) -> str:
-    """What was asked: ids, prompts and the names of pictures. Data that changed is found by it."""
+    """What was asked: ids, prompts, the names of pictures and what is made of them. Data that changed is found by it."""
     whole = hashlib.sha256()
     for sample in samples:
         footage = None if sample.footage is None else [sample.footage.name, sample.footage.bound]
-        whole.update(json.dumps([sample.id, sample.prompt, [p.name for p in sample.pictures], footage]).encode())
+        pictures = [p.name if (p.max_tiles, p.enlarge) == (None, 1) else [p.name, p.max_tiles, p.enlarge]
+                    for p in sample.pictures]  # fmt: skip
+        whole.update(json.dumps([sample.id, sample.prompt, pictures, footage]).encode())
     return f"sha256:{whole.hexdigest()}"
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from types import NoneType
+from typing import IO, Any, NamedTuple, cast
 
 from internvl.errors import DataError, UsageError
 
@@ -63,16 +64,25 @@ class Store:
 
     def __enter__(self) -> Store:
         self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("ab+")
+        file = open_alone(self._path)
         try:
-            _lock(file, self._path)
-            _drop_torn_line(file)
+            self._refuse_others()
             self._keys = {found.key for found in read_answers(self._folder)}
         except BaseException:
             file.close()
             raise
         self._file = file
         return self
+
+    def _refuse_others(self) -> None:
+        """Refuse to go on while a run of another number of processes is going on: both would ask the same."""
+        stem = self._path.stem
+        world = stem.rpartition("of")[2] if "-" in stem else None
+        for path in self._folder.glob("answers*.jsonl"):
+            if path == self._path or (world is not None and path.stem.endswith(f"of{world}")):
+                continue
+            with path.open("rb") as other:
+                _lock(other, path, shared=True)
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
@@ -92,8 +102,7 @@ class Store:
             raise UsageError(f"{self._path} is closed; add answers inside `with Store(...)`")
         if answered.key in self._keys:
             raise DataError(f"{self._path}: {answered.id!r} with seed {answered.seed} is answered already")
-        self._file.write(json.dumps(asdict(answered), ensure_ascii=False).encode(errors="replace") + b"\n")
-        self._file.flush()
+        append(self._file, self._path, asdict(answered))
         self._keys.add(answered.key)
 
 
@@ -113,9 +122,14 @@ def _answered(values: dict[str, Any], where: Path) -> Answered:
     kinds = {"id": str, "seed": int, "answer": str}
     if any(type(values.get(name)) is not kind for name, kind in kinds.items()):
         raise DataError(f"{where}: no answer; expected an object with id, seed and answer")
-    tiles = values.get("tiles")
-    known = {name: values[name] for name in (*kinds, "finish", "tokens") if name in values}
-    return Answered(**known, tiles=None if tiles is None else tuple(tiles))
+    finish, tokens, tiles = values.get("finish"), values.get("tokens"), values.get("tiles")
+    whole = isinstance(finish, str | None) and type(tokens) in (int, NoneType) and isinstance(tiles, list | None)
+    if not whole or any(type(number) is not int for number in cast("list[object]", tiles or [])):
+        raise DataError(
+            f"{where}: finish, tokens or tiles is damaged; delete the line, and its question is asked again"
+        )
+    known = {name: values[name] for name in kinds}
+    return Answered(**known, finish=finish, tokens=tokens, tiles=None if tiles is None else tuple(tiles))
 
 
 def whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -127,7 +141,7 @@ def whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             where = f"{path.name}:{number}"
             try:
                 values = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise DataError(
                     f"{path.parent / where}: not JSON; delete the line, and its question is asked again"
                 ) from None
@@ -150,18 +164,36 @@ def write_whole(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def missing(keys: Iterable[Key], folder: Path) -> list[Key]:
-    """The questions that have no answer yet."""
-    there = {found.key for found in read_answers(folder)}
-    return [key for key in keys if key not in there]
+def open_alone(path: Path) -> IO[bytes]:
+    """A file of JSON lines to append to, its torn last line cut off; a second process is refused."""
+    file = path.open("ab+", buffering=0)
+    try:
+        _lock(file, path)
+        _drop_torn_line(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
-def _lock(file: IO[bytes], path: Path) -> None:
+def append(file: IO[bytes], path: Path, values: Mapping[str, Any]) -> None:
+    """Append a line; it is with the operating system when this returns, whatever becomes of this process."""
+    line = json.dumps(values, ensure_ascii=False).encode(errors="replace") + b"\n"
+    try:
+        while line:
+            line = line[file.write(line) :]
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); what came before is kept, and the same command goes on there"
+        ) from None
+
+
+def _lock(file: IO[bytes], path: Path, *, shared: bool = False) -> None:
     """Refuse a second process; the lock goes with the process that holds it, even if that is killed."""
     if fcntl is None:
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(f"another process is writing {path}; wait for it, or choose another --out") from None
     except OSError:  # a file system without locks
