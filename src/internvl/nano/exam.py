@@ -25,7 +25,7 @@ from internvl.nano.fonts import UNSEEN, find_fonts
 from internvl.nano.lessons import messages
 from internvl.nano.world import TALK, Sample, Style, draw_line, draw_scene
 
-EXACT = ("read", "receipt")
+EXACT = ("read", "short", "receipt")
 """Tasks where upper and lower case matter."""
 
 
@@ -62,6 +62,7 @@ def held_out_samples(corpus: Corpus, fonts: Sequence[Path], *, limit: int) -> di
     found["count"] = [draw_scene(rng) for _ in range(limit)]
     found["read"] = [draw_line(rng, Style(tuple(fonts), 10, clean=True), words=corpus.words) for _ in range(limit)]
     found["talk"] = [Sample("talk", None, ((q[0], a),)) for q, a in TALK]
+    found["short"] = [draw_line(rng, Style(tuple(fonts), 4, clean=True), words=corpus.words) for _ in range(limit)]
     return found
 
 
