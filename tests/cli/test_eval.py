@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from internvl import Chat
+from internvl.cli.eval import _run_name
 from internvl.cli.main import run
 from internvl.cli.scores import table as table_of
 from internvl.evaluation.ask import conversation
@@ -178,6 +179,16 @@ def test_the_published_score_stands_beside_it(tmp_path):
         (["TABLE", "--judge-model", "m"], "without --judge"),
         (["TABLE", "--judge", "http://localhost:9/v1", "--rules"], "by a judge or by the rule"),
         (["TABLE", "--extensions"], "are for a server"),
+        (["TABLE", "--at-once", "3"], "are for a server"),
+        (["TABLE", "--endpoint", "http://localhost:9/v1", "--batch-size", "3"], "--batch-size 3 is for a model on"),
+        (["TABLE", "--endpoint", "http://localhost:9/v1", "--max-tiles", "3"], "hears of it only with --extensions"),
+        (["TABLE", "--judge", "http://localhost:9/v1"], "--judge: no benchmark here needs a judge"),
+        (["TABLE", "--rules"], "--rules: no benchmark here needs a judge"),
+        (["TABLE", "--max-tiles", "0"], "max_tiles is 0; it must be at least 1"),
+        (["TABLE", "--frames", "0"], "frames is 0"),
+        (["TABLE", "--temperature", "nan"], "temperature is nan"),
+        (["--list", "pope"], "--list shows all benchmarks and takes only --data and --json; leave out tasks"),
+        (["--list", "--limit", "3"], "leave out limit"),
         (["TABLE", "--endpoint", "http://localhost:9/v1", "--dtype", "float32"], "--endpoint asks a server"),
         (["TABLE", "--mark-by", "anls"], "is multiple choice, which has a rule of its own"),
         (["pope", "--mark-by", "anls"], "is for open questions of a TSV file"),
@@ -199,6 +210,38 @@ def test_a_run_is_not_changed_under_way(table, model, tmp_path, capsys):
     assert "has no pope; it has: two-things" in said(capsys)
     assert run(["score", str(tmp_path / "nothing")]) == 2
     assert "is no run" in said(capsys)
+
+
+def test_a_run_is_named_after_the_folder_of_its_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [_run_name(model) for model in ("OpenGVLab/InternVL2-1B", "a/b/", ".")] == [
+        "InternVL2-1B",
+        "b",
+        tmp_path.name,
+    ]
+    assert _run_name("..") == tmp_path.parent.name
+    assert _run_name("/") == "model"
+
+
+def test_what_a_run_needs_no_judge_for(table, model, tmp_path, capsys):
+    assert run(["eval", table, "--out", str(tmp_path / "run"), *model]) == 0
+    capsys.readouterr()
+    assert run(["score", str(tmp_path / "run"), "--rules"]) == 2
+    assert "no benchmark here needs a judge" in said(capsys)
+
+
+def test_the_first_process_cannot_begin(table, model, tmp_path):
+    """The others do not wait for it, and none of them shows a traceback."""
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "internvl", "eval", table,
+         "--out", str(tmp_path / "file" / "run"), *model],
+        capture_output=True, text=True, cwd=REPOSITORY, env=WITHOUT_COLOUR, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    ours = [line for line in done.stderr.splitlines() if line.startswith("internvl: ")]
+    assert f"internvl: {tmp_path / 'file' / 'run'}: Not a directory" in ours
+    assert "internvl/cli" not in done.stderr, "no traceback through our own files"
 
 
 def test_the_list(tmp_path, capsys):

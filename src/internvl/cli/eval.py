@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from internvl.cli.scores import AsJson, Compat, Data, Fallback, JudgeModel, JudgeName, columns, finish_run, rules_of
+from internvl.cli.scores import (
+    AsJson,
+    Compat,
+    Data,
+    Fallback,
+    JudgeModel,
+    JudgeName,
+    check_needed,
+    columns,
+    finish_run,
+    rules_of,
+)
 from internvl.errors import InternVLError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +34,7 @@ Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="Ask an OpenAI-style server, such as http://h:8000/v1.")
 ]
 Key = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the server. Default: $OPENAI_API_KEY.")]
-AtOnce = Annotated[int, typer.Option(help="Questions that are on their way to the server together.")]
+AtOnce = Annotated[int | None, typer.Option(help="Questions on their way to the server together. Default: 8.")]
 Extensions = Annotated[
     bool, typer.Option("--extensions", help="Tell the server max_tiles and min_tokens too, which OpenAI does not know.")
 ]
@@ -50,7 +61,7 @@ class Who:
 
     model: str | None
     server: Server | None
-    batch_size: int
+    batch_size: int | None
     device: str | None
     dtype: str | None
     revision: str | None
@@ -69,6 +80,7 @@ class Wanted:
 
 
 def evaluate(
+    context: typer.Context,
     tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Benchmarks, or a TSV file.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what data is there.")] = False,
     data: Data = None,
@@ -77,13 +89,13 @@ def evaluate(
     model: Annotated[str | None, typer.Option(metavar="M", help="Hub id, zoo name or folder. Default: nano.")] = None,
     endpoint: Endpoint = None,
     key: Key = None,
-    at_once: AtOnce = 8,
+    at_once: AtOnce = None,
     extensions: Extensions = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run. Default: runs/MODEL.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     sample: Annotated[int | None, typer.Option(help="Only so many samples, drawn by chance, always the same.")] = None,
     seeds: Annotated[str, typer.Option(metavar="0,1,2", help="One answer each; needs a temperature.")] = "0",
-    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 8,
+    batch_size: Annotated[int | None, typer.Option(help="Questions answered together. Default: 8.")] = None,
     max_tiles: Annotated[int | None, typer.Option(help="Of one picture. Default: the benchmark's.")] = None,
     frames: Annotated[int | None, typer.Option(help="Of one video. Default: the benchmark's.")] = None,
     temperature: Annotated[
@@ -114,6 +126,7 @@ def evaluate(
     from internvl.evaluation.runner import Change, Ranks
 
     if listed:
+        _alone(context)
         typer.echo(_list(data or Path("data"), as_json))
         return
     change = Change(
@@ -121,18 +134,36 @@ def evaluate(
     )
     wanted = Wanted(data=data or Path("data"), download=download, limit=limit, sample=sample, mark_by=mark_by)
     planned = _planned(tasks or [], wanted, change, _numbers(seeds))
-    server = Server(url=endpoint, key=key, at_once=at_once, extensions=extensions) if endpoint else None
+    check_needed(judge, fallback, [task.benchmark for task in planned])
+    server = None
+    if endpoint is not None:
+        at_once = 8 if at_once is None else at_once
+        server = Server(url=endpoint, key=key, at_once=at_once, extensions=extensions)
     who = Who(
         model=model, server=server, batch_size=batch_size, device=device, dtype=dtype, revision=revision, mode=mode
     )
-    if server is None and (key is not None or extensions):
-        raise UsageError("--key and --extensions are for a server; give it with --endpoint URL")
-    out = out or Path("runs") / (model or ("endpoint" if endpoint else "nano")).rstrip("/").rpartition("/")[2]
+    if server is None and (key is not None or extensions or at_once is not None):
+        raise UsageError("--key, --at-once and --extensions are for a server; give it with --endpoint URL")
+    out = out or Path("runs") / _run_name(model or ("endpoint" if endpoint else "nano"))
     ranks = Ranks.here()
     rules = None if ranks.rank else rules_of(compat, judge, judge_model, fallback)
-    _answer(planned, who, out, ranks)
+    _answer(planned, who, change, out, ranks)
     if rules is not None:
         finish_run(out, rules, [task.benchmark.name for task in planned], as_json=as_json)
+
+
+def _alone(context: typer.Context) -> None:
+    """Refuse what is of no use beside --list."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in ("listed", "data", "as_json") and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--list shows all benchmarks and takes only --data and --json; leave out {name}")
+
+
+def _run_name(model: str) -> str:
+    """The last part of a hub id or path; a folder that is called `.` has a name too."""
+    last = model.rstrip("/").rpartition("/")[2]
+    return last if last not in ("", ".", "..") else Path(model).resolve().name or "model"
 
 
 def _numbers(seeds: str) -> list[int]:
@@ -170,18 +201,18 @@ def _download(benchmark: Benchmark, data: Path) -> None:
         obtain(benchmark, Folder(data), report=lambda _, done, total: advance(done, total or done))
 
 
-def _answer(planned: Sequence[Task], who: Who, out: Path, ranks: Ranks) -> None:
+def _answer(planned: Sequence[Task], who: Who, change: Change, out: Path, ranks: Ranks) -> None:
     """Ask what has no answer yet; returns when all processes are done."""
     from internvl.evaluation.manifest import begin
     from internvl.evaluation.runner import answer_all
 
     with ranks.joined():
-        responder = _responder(planned, who, ranks)
-        refused: InternVLError | None = None
+        responder = _responder(planned, who, change, ranks)
+        refused: InternVLError | OSError | None = None
         if ranks.rank == 0:
             try:
                 begin(out, {task.benchmark.name: task.about for task in planned}, responder.describe())
-            except InternVLError as error:
+            except (InternVLError, OSError) as error:
                 refused = error
         if not ranks.wait(refused is None):
             if refused is not None:
@@ -196,7 +227,7 @@ def _answer(planned: Sequence[Task], who: Who, out: Path, ranks: Ranks) -> None:
         ranks.wait()
 
 
-def _responder(planned: Sequence[Task], who: Who, ranks: Ranks) -> Responder:
+def _responder(planned: Sequence[Task], who: Who, change: Change, ranks: Ranks) -> Responder:
     """Who answers; that they can answer these benchmarks is known before anything is loaded."""
     from internvl.evaluation.zeroshot import check_kind
     from internvl.models.config import PairConfig
@@ -209,6 +240,13 @@ def _responder(planned: Sequence[Task], who: Who, ranks: Ranks) -> Responder:
         check_kind(task.benchmark, pair=pair)
     if who.mode != "C" and not pair:
         raise UsageError(f"--mode {who.mode} is how InternVL-14B looks at pictures; this is another model")
+    unheard = ("max_tiles", "temperature", "max_new_tokens", "system") if pair else ()
+    if who.server is not None and not who.server.extensions:
+        unheard = ("max_tiles",)
+    for name in unheard:
+        if getattr(change, name) is not None:
+            why = "InternVL-14B answers in one way" if pair else "a server hears of it only with --extensions"
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(change, name)}: {why}; leave it out")
     if path is None:
         return _elsewhere(who)
     return _pair_here(path, who, ranks) if pair else _chat_here(path, who, ranks)
@@ -219,7 +257,8 @@ def _elsewhere(who: Who) -> Responder:
     from internvl.inference.remote import Remote
 
     assert who.server is not None
-    for name, value in (("--device", who.device), ("--dtype", who.dtype), ("--revision", who.revision)):
+    here = {"--batch-size": who.batch_size, "--device": who.device, "--dtype": who.dtype, "--revision": who.revision}
+    for name, value in here.items():
         if value is not None:
             raise UsageError(f"{name} {value} is for a model on this machine, but --endpoint asks a server")
     remote = Remote(who.server.url, model=who.model, key=who.server.key, at_once=who.server.at_once)
@@ -234,7 +273,7 @@ def _pair_here(path: Path, who: Who, ranks: Ranks) -> Responder:
     with waiting(f"loading {who.model}"):
         mode = "InternVL-C" if who.mode == "C" else "InternVL-G"
         embedder = Embedder.load(path, mode=mode, device=who.device or _own_device(ranks), dtype=who.dtype)
-    return PairResponder(embedder, name=_name(who.model), path=path, batch_size=who.batch_size)
+    return PairResponder(embedder, name=_name(who.model), path=path, batch_size=_size(who))
 
 
 def _chat_here(path: Path, who: Who, ranks: Ranks) -> Responder:
@@ -244,7 +283,11 @@ def _chat_here(path: Path, who: Who, ranks: Ranks) -> Responder:
 
     with waiting(f"loading {who.model or 'nano'}"):
         chat = Chat.load(path, device=who.device or _own_device(ranks), dtype=who.dtype)
-    return LocalResponder(chat, name=_name(who.model), path=path, batch_size=who.batch_size)
+    return LocalResponder(chat, name=_name(who.model), path=path, batch_size=_size(who))
+
+
+def _size(who: Who) -> int:
+    return 8 if who.batch_size is None else who.batch_size
 
 
 def _own_device(ranks: Ranks) -> str | None:

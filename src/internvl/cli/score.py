@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from internvl.cli.scores import AsJson, Compat, Data, Fallback, JudgeModel, JudgeName, finish, rules_of
+from internvl.cli.scores import AsJson, Compat, Data, Fallback, JudgeModel, JudgeName, check_needed, finish, rules_of
 from internvl.errors import UsageError
 
 
@@ -32,12 +32,15 @@ def score(
     """
     from internvl.evaluation.manifest import read_manifest
     from internvl.evaluation.scoring import score_run
+    from internvl.evaluation.tasks import TABLE
 
     for folder in (run, against):
         known = {} if folder is None else read_manifest(folder)["tasks"]
         absent = [name for name in task or [] if folder is not None and name not in known]
         if absent:
             raise UsageError(f"{folder} has no {absent[0]}; it has: {', '.join(known)}")
+    names = task or read_manifest(run)["tasks"]
+    check_needed(judge, fallback, [TABLE[name] for name in names if name in TABLE])
     rules = rules_of(compat, judge, judge_model, fallback)
     result = score_run(run, rules=rules, data=data, only=task or ())
     if against is None:

@@ -33,6 +33,12 @@ def is_address(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
+def check_needed(judge: str | None, fallback: bool, benchmarks: Sequence[Benchmark]) -> None:
+    """Refuse a judge, and what stands in for one, where every benchmark has a rule."""
+    if (judge is not None) != fallback and not any(one.judging for one in benchmarks):
+        raise UsageError(f"{'--rules' if judge is None else '--judge'}: no benchmark here needs a judge; leave it out")
+
+
 def rules_of(compat: Literal["original"] | None, judge: str | None, judge_model: str | None, fallback: bool) -> Rules:
     """By which rules to score; opens the judge."""
     from internvl.evaluation.scoring import Rules
@@ -54,8 +60,12 @@ def _judge(name: str, model: str | None) -> Judge:
     if model is not None:
         raise UsageError(f"--judge-model {model} belongs to a server; --judge {name} is a model already")
     from internvl import Chat
+    from internvl.evaluation.responders import fingerprint
+    from internvl.weights.load import resolve
 
-    return LocalJudge(Chat.load(name), name)
+    path = resolve(name)
+    # Its verdicts are kept by its name: a folder that holds another model by now is another judge.
+    return LocalJudge(Chat.load(path), f"{name} ({fingerprint(path)[:31]})")
 
 
 def finish_run(out: Path, rules: Rules, tasks: Sequence[str], *, as_json: bool) -> None:

@@ -175,7 +175,7 @@ def _whence(text: str) -> str:
 
 
 def digest(samples: Sequence[Sample]) -> str:
-    """What was asked: ids, prompts, the names of pictures and what is made of them. Data that changed is found by it."""
+    """What was asked: ids, prompts, names of pictures and how they are shown. Data that changed is found by it."""
     whole = hashlib.sha256()
     for sample in samples:
         footage = None if sample.footage is None else [sample.footage.name, sample.footage.bound]
@@ -234,7 +234,12 @@ class Ranks:
         if self.world == 1:
             return fine
         told = torch.tensor([int(fine)])
-        torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MIN)
+        try:
+            torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MIN)
+        except RuntimeError:  # its end of the line was closed
+            raise UsageError(
+                "another process of this run has ended; what was answered is kept, and the same command goes on there"
+            ) from None
         return bool(told.item())
 
 

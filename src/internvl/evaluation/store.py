@@ -184,7 +184,7 @@ def append(file: IO[bytes], path: Path, values: Mapping[str, Any]) -> None:
             line = line[file.write(line) :]
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error.strerror}); what came before is kept, and the same command goes on there"
+            f"{path}: cannot be written ({error.strerror}); what came before is kept, the same command goes on"
         ) from None
 
 
