@@ -20,9 +20,9 @@ from internvl.cli.main import run
 from internvl.cli.scores import table as table_of
 from internvl.evaluation.ask import conversation
 from internvl.evaluation.benchmark import Mark, Marked, Published, Sample
+from internvl.evaluation.planning import plan
 from internvl.evaluation.responders import Asked, sampling_of
 from internvl.evaluation.results import RunResult, TaskResult
-from internvl.evaluation.runner import plan
 from internvl.evaluation.store import read_answers
 from internvl.evaluation.tasks import TABLE
 from tests.conftest import REPOSITORY, golden

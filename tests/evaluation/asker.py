@@ -19,8 +19,10 @@ from internvl import Chat
 from internvl.evaluation.benchmark import Benchmark, Compat, Mark, Picture, Sample, Settings, Source, mean_score
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.manifest import begin
+from internvl.evaluation.planning import Task, plan
+from internvl.evaluation.ranks import Ranks
 from internvl.evaluation.responders import LocalResponder
-from internvl.evaluation.runner import Progress, Ranks, Task, answer_all, plan
+from internvl.evaluation.runner import Progress, answer_all
 from tests.conftest import golden
 
 COUNT = 13

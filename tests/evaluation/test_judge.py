@@ -161,8 +161,8 @@ def test_a_judge_that_answers_what_was_not_asked(file):
 
 def test_without_a_judge():
     assert without_judge(judging()) == (
-        "no rule can mark these answers; name a judge (published scores: gpt-4-0613), "
-        "or ask for the rule-based fallback"
+        "no rule can mark these answers; name a judge with --judge (published scores: gpt-4-0613), "
+        "or the rule that stands in with --rules"
     )
 
 

@@ -13,8 +13,8 @@ from internvl.errors import ContextOverflow, UsageError
 from internvl.evaluation import responders
 from internvl.evaluation.ask import conversation
 from internvl.evaluation.benchmark import Picture, Sample, Settings
+from internvl.evaluation.planning import plan
 from internvl.evaluation.responders import Asked, LocalResponder, fingerprint, sampling_of, seed_of
-from internvl.evaluation.runner import plan
 from internvl.inference.chat import Chat
 from tests.conftest import golden
 from tests.evaluation.asker import BENCHMARK, png, tiny

@@ -18,8 +18,10 @@ from internvl.errors import DataError, UsageError
 from internvl.evaluation.ask import conversation
 from internvl.evaluation.benchmark import File, Picture, Sample, Settings, Source
 from internvl.evaluation.manifest import begin, read_manifest
+from internvl.evaluation.planning import Change, Subset, digest, plan
+from internvl.evaluation.ranks import Ranks
 from internvl.evaluation.responders import Asked, Reply
-from internvl.evaluation.runner import Change, Progress, Ranks, Subset, answer_all, digest, plan
+from internvl.evaluation.runner import Progress, answer_all
 from internvl.evaluation.store import Answered, read_answers
 from tests.conftest import REPOSITORY
 from tests.evaluation.asker import BENCHMARK, COUNT, ask, tiny

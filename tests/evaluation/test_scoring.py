@@ -23,8 +23,9 @@ from internvl.evaluation.benchmark import (
     mean_score,
 )
 from internvl.evaluation.manifest import begin
+from internvl.evaluation.planning import Change, Subset, plan
 from internvl.evaluation.responders import Reply
-from internvl.evaluation.runner import Change, Subset, answer_all, plan
+from internvl.evaluation.runner import answer_all
 from internvl.evaluation.scoring import Rules, as_json, score_run, write_scores
 from tests.evaluation.asker import BENCHMARK, COUNT
 
@@ -222,7 +223,7 @@ def test_without_a_judge_the_score_is_withheld(tmp_path):
     task = scored(ran(tmp_path, benchmark=JUDGED), JUDGED)
     assert task.scores.values == {}
     assert set(task.scores.withheld) == {"accuracy"}
-    assert "name a judge (published scores: a judge)" in task.scores.withheld["accuracy"]
+    assert "name a judge with --judge (published scores: a judge)" in task.scores.withheld["accuracy"]
     assert all(row.mark.score is None for row in task.rows[0])
     assert task.marked_by == "judge"
 

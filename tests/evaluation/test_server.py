@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 from internvl import Chat, SamplingConfig, Text
 from internvl.errors import DataError, EndpointError
 from internvl.evaluation.benchmark import Footage, Judging, Mark, Picture, Sample, Settings
+from internvl.evaluation.planning import Change, plan
 from internvl.evaluation.responders import (
     Asked,
     EndpointJudge,
@@ -21,7 +22,6 @@ from internvl.evaluation.responders import (
     LocalResponder,
     Reply,
 )
-from internvl.evaluation.runner import Change, plan
 from internvl.inference.remote import Remote
 from tests.evaluation.asker import BENCHMARK, tiny
 from tests.evaluation.endpoint import Endpoint, answering, completion, serving

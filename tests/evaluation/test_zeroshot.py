@@ -16,9 +16,10 @@ from internvl.errors import DataError, UsageError
 from internvl.evaluation.benchmark import Benchmark, Marked, Sample, Settings
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.manifest import begin
+from internvl.evaluation.planning import plan
 from internvl.evaluation.rankings import KS, class_figures, classes_figures, mark_class, mark_classes, mark_found
 from internvl.evaluation.responders import Asked
-from internvl.evaluation.runner import answer_all, plan
+from internvl.evaluation.runner import answer_all
 from internvl.evaluation.scoring import score_run
 from internvl.evaluation.tasks.captions import COCO
 from internvl.evaluation.tasks.retrieval import TASKS as RETRIEVALS

@@ -27,8 +27,10 @@ from internvl.errors import InternVLError, UsageError
 
 if TYPE_CHECKING:
     from internvl.evaluation.benchmark import Benchmark
+    from internvl.evaluation.planning import Change, Task
+    from internvl.evaluation.ranks import Ranks
     from internvl.evaluation.responders import Responder
-    from internvl.evaluation.runner import Change, Ranks, Task, Watch
+    from internvl.evaluation.runner import Watch
 
 Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="Ask an OpenAI-style server, such as http://h:8000/v1.")
@@ -123,7 +125,8 @@ def evaluate(
 
     torchrun --nproc-per-node 8 -m internvl eval ...      (each process answers a part)
     """
-    from internvl.evaluation.runner import Change, Ranks
+    from internvl.evaluation.planning import Change
+    from internvl.evaluation.ranks import Ranks
 
     if listed:
         _alone(context)
@@ -176,7 +179,8 @@ def _numbers(seeds: str) -> list[int]:
 def _planned(words: Sequence[str], wanted: Wanted, change: Change, seeds: Sequence[int]) -> list[Task]:
     """Every task with its samples, before any model is loaded."""
     from internvl.evaluation.lookup import named
-    from internvl.evaluation.runner import Ranks, Subset, plan
+    from internvl.evaluation.planning import Subset, plan
+    from internvl.evaluation.ranks import Ranks
 
     if not words:
         raise UsageError("no benchmark; name one, such as `internvl eval pope`, or list them all with --list")
@@ -347,7 +351,7 @@ def _list(data: Path, as_json: bool) -> str:
     import json
 
     from internvl.evaluation.folder import Folder
-    from internvl.evaluation.runner import source_of
+    from internvl.evaluation.planning import source_of
     from internvl.evaluation.tasks import TABLE
 
     folder = Folder(data)

@@ -107,9 +107,26 @@ def table(result: RunResult) -> str:
         notes += [f"{name}: {figure} is withheld: {why}" for figure, why in task.scores.withheld.items()]
         subset = task.asked.get("samples"), task.asked.get("of")
         notes += [f"{name}: {subset[0]} of {subset[1]} samples"] if subset[0] != subset[1] else []
-        notes += [f"{name}: by the rule that stands in for a judge"] if task.marked_by == "fallback" else []
+        notes += [f"{name}: {said}" for said in _how(task)]
         notes += [f"{name}: {task.benchmark.note}"] if task.benchmark.note else []
     return "\n".join([columns(rows), *([""] if notes else []), *notes])
+
+
+def _how(task: TaskResult) -> list[str]:
+    """What else a reader of the figures must know: rules, judge, seeds."""
+    told: list[str] = []
+    if task.compat == "original":
+        told.append("scored by the rules of the original code")
+    if task.judge is not None:
+        told.append(f"judged by {task.judge['judge']}")
+    if task.marked_by == "fallback":
+        told.append("by the rule that stands in for a judge")
+    if len(task.by_seed) > 1:
+        figure = next(iter(task.scores.values), None)
+        low, high = task.intervals.get(f"{figure}, over seeds", (None, None))
+        spread = "" if low is None or high is None else f"; 95 % of {figure} over seeds: {low:.1f} .. {high:.1f}"
+        told.append(f"means over the {len(task.by_seed)} seeds {', '.join(map(str, task.by_seed))}{spread}")
+    return told
 
 
 def _rows(task: TaskResult, model: str) -> list[tuple[str, ...]]:

@@ -148,7 +148,7 @@ def read_verdicts(
 def without_judge(judging: Judging) -> str:
     """Why a score is withheld where no judge was named."""
     usual = f" (published scores: {judging.published})" if judging.published else ""
-    return f"no rule can mark these answers; name a judge{usual}, or ask for the rule-based fallback"
+    return f"no rule can mark these answers; name a judge with --judge{usual}, or the rule that stands in with --rules"
 
 
 def _why_withheld(judge: str, total: int, unasked: int, unreadable: int, most: float) -> str | None:

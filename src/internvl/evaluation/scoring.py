@@ -18,8 +18,8 @@ from internvl.evaluation.benchmark import Benchmark, Compat, Mark, Marked, Sampl
 from internvl.evaluation.comparison import together
 from internvl.evaluation.lookup import asked_before
 from internvl.evaluation.manifest import read_manifest
+from internvl.evaluation.planning import Subset, digest, read_samples
 from internvl.evaluation.results import Interval, RunResult, TaskResult
-from internvl.evaluation.runner import Subset, digest, read_samples
 from internvl.evaluation.store import Key, read_answers, write_whole
 from internvl.metrics.statistics import bootstrap_mean, jackknife, over_seeds, wilson
 

@@ -75,7 +75,7 @@ def benchmark(path: Path, *, rule: str | None = None) -> Benchmark:
     if choice or polar:
         if rule is not None:
             kind = "multiple choice" if choice else "yes or no"
-            raise UsageError(f"{path.name} is {kind}, which has a rule of its own; leave out rule={rule!r}")
+            raise UsageError(f"{path.name} is {kind}, which has a rule of its own; leave out --mark-by {rule}")
         mark = mark_choice if choice else mark_polar
     elif rule is None:
         raise UsageError(
@@ -92,7 +92,8 @@ def benchmark(path: Path, *, rule: str | None = None) -> Benchmark:
         mark=mark,
         summarise=summarise,
         settings=Settings(max_new_tokens=4096, together=64),
-        note="A table without a task of its own; asked and marked as VLMEvalKit would without a judge.",
+        note="A table without a task of its own; asked as VLMEvalKit would, "
+        + ("marked as it would without a judge." if rule is None else f"marked by the rule {rule!r}."),
     )  # fmt: skip
 
 
