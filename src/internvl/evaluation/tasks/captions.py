@@ -19,7 +19,6 @@ from internvl.evaluation.benchmark import (
     File,
     Mark,
     Marked,
-    Published,
     Sample,
     Scores,
     Settings,
@@ -28,6 +27,7 @@ from internvl.evaluation.benchmark import (
 )
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
+from internvl.evaluation.tasks.published import figures
 from internvl.metrics.caption_tools import Counts, meteor, meteor_counts, missing, ptb_tokenise, spice
 from internvl.metrics.captions import References, Tokens, bleu, cider, rouge_l, rouge_l_of, tokenise
 
@@ -190,11 +190,7 @@ def read_table(folder: Folder) -> Iterator[Sample]:
 # ---- the benchmarks --------------------------------------------------------------------------------------------------
 
 
-def _published(model: str, source: str, **values: float) -> tuple[Published, ...]:
-    return tuple(Published(model, value, metric, source) for metric, value in values.items())
-
-
-_INTERNVL_G = partial(_published, "InternVL-14B-224px", "InternVL 1.0 repository, internvl_g")
+_INTERNVL_G = partial(figures, "InternVL-14B-224px", "InternVL 1.0 repository, internvl_g")
 
 
 def _benchmark(name: str, title: str, paper: str, source: Source, *, by: str | None = None, **other: Any) -> Benchmark:
@@ -226,7 +222,7 @@ COCO = _benchmark(
         COCO_IMAGES,
     ),
     published=(
-        *_published(
+        *figures(
             "InternVL2-2B", "InternVL 2.0 documentation, fine-tuning", CIDEr=79.3, BLEU4=21.4, METEOR=26.7, ROUGE_L=50.4
         ),
         *_INTERNVL_G(

@@ -25,14 +25,12 @@ from internvl.evaluation.benchmark import (
 )
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks.choice import table_file
+from internvl.evaluation.tasks.published import version_1_5, version_2, version_2_5
 from internvl.evaluation.tasks.vqa import (
     converted,
     from_lines,
     from_table,
     golds_in_table,
-    version_1_5,
-    version_2,
-    version_2_5,
 )
 from internvl.metrics.documents import relaxed_match
 from internvl.metrics.vqa import exact_match

@@ -27,16 +27,12 @@ from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import against, mark_choice_always_official
 from internvl.evaluation.tasks.choice import table_source as choice_source
 from internvl.evaluation.tasks.instructions import SHORT
+from internvl.evaluation.tasks.published import CARD_2_5, printed, version_1_5, version_2, version_2_5
 from internvl.evaluation.tasks.vqa import (
-    MODEL_CARD,
     from_lines,
     hand_in,
     mark_secret,
-    printed,
     table_source,
-    version_1_5,
-    version_2,
-    version_2_5,
 )
 from internvl.metrics.choices import letter
 from internvl.metrics.documents import anls
@@ -196,7 +192,7 @@ TASKS: tuple[Benchmark, ...] = (
         settings=Settings(max_new_tokens=10),
         published=(
             *version_2_5("accuracy", {"1B": 77.8, "2B": 83.5, "8B": 92.8, "78B": 95.7}),
-            *printed("accuracy", MODEL_CARD, {"InternVL2-1B": 70.5, "InternVL2-2B": 82.3, "InternVL2-8B": 91.7}),
+            *printed("accuracy", CARD_2_5, {"InternVL2-1B": 70.5, "InternVL2-2B": 82.3, "InternVL2-8B": 91.7}),
         ),
     ),
     read_documents(

@@ -31,7 +31,7 @@ from internvl.evaluation.tasks.choice import (
     table_source,
 )
 from internvl.evaluation.tasks.instructions import SHORT
-from internvl.evaluation.tasks.reported import internvl2, internvl_1_5, model_card
+from internvl.evaluation.tasks.published import model_card, version_1_5, version_2
 from internvl.metrics.choices import letter
 from internvl.metrics.vqa import contains_answer
 
@@ -116,12 +116,12 @@ SEED = Benchmark(
     mark=mark_seed,
     summarise=summarise_seed,
     published=(
-        *internvl2("image", 65.62, 71.55, 73.67, 76.15, 76.79, 78.15, 78.17),
-        *internvl2("total", 60.76, 66.56, 69.34, 70.72, 72.45, 74.65, 74.46),
-        *internvl2("video", 42.35, 47.67, 52.94, 50.17, 56.03, 61.38, 60.42),
-        internvl_1_5("image", 75.99),
-        internvl_1_5("total", 69.99),
-        internvl_1_5("video", 47.27),
+        *version_2("image", 65.62, 71.55, 73.67, 76.15, 76.79, 78.15, 78.17),
+        *version_2("total", 60.76, 66.56, 69.34, 70.72, 72.45, 74.65, 74.46),
+        *version_2("video", 42.35, 47.67, 52.94, 50.17, 56.03, 61.38, 60.42),
+        version_1_5("image", 75.99),
+        version_1_5("total", 69.99),
+        version_1_5("video", 47.27),
     ),
     note="Of a video one frame is shown; the table of VLMEvalKit has the questions about pictures alone",
 )
@@ -187,7 +187,7 @@ TABLES = (
             model_card("InternVL2-8B", "accuracy", 64.4),
             model_card("InternVL2-26B", "accuracy", 68.3, of="InternVL2-40B"),
             model_card("InternVL2-40B", "accuracy", 71.8),
-            internvl_1_5("accuracy", 66.0),
+            version_1_5("accuracy", 66.0),
         ),
     ),
 )
@@ -246,7 +246,7 @@ TINY_LVLM = Benchmark(
     mark=mark_tiny,
     summarise=summarise_tiny,
     settings=Settings(max_new_tokens=30),
-    published=(*internvl2("sum", 3.254, 3.295, 3.367, 3.418, 3.579, 3.584, 3.629), internvl_1_5("sum", 3.583)),
+    published=(*version_2("sum", 3.254, 3.295, 3.367, 3.418, 3.579, 3.584, 3.629), version_1_5("sum", 3.583)),
     note="The sum of five accuracies, at most 5",
 )
 

@@ -21,7 +21,8 @@ from internvl.evaluation.benchmark import (
 )
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
-from internvl.evaluation.tasks.vqa import converted, in_data, version_2
+from internvl.evaluation.tasks.published import version_2
+from internvl.evaluation.tasks.vqa import converted, in_data
 from internvl.metrics.boxes import Box, clip, iou, parse_box, parse_listed_box
 
 WHERE = "Please provide the bounding box coordinate of the region this sentence describes: <ref>{}</ref>"

@@ -31,7 +31,7 @@ from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.instructions import COT, SHORT
 from internvl.evaluation.tasks.judge_prompts import MMHAL
-from internvl.evaluation.tasks.reported import MPO, internvl2, internvl_1_5, model_card
+from internvl.evaluation.tasks.published import MPO, model_card, version_1_5, version_2
 from internvl.metrics.mathematics import cot_answer
 from internvl.metrics.yes_no import Judged, confusion, hallusion_accuracies, pope_verdict, spoken
 
@@ -135,12 +135,12 @@ POPE = Benchmark(
     mark=mark_pope,
     summarise=summarise_pope,
     published=(
-        *internvl2("F1 random", 88.82, 89.87, 89.04, 88.11, 88.93, 89.67, 90.10),
-        *internvl2("F1 popular", 87.50, 88.30, 87.11, 86.90, 87.90, 88.09, 88.94),
-        *internvl2("F1 adversarial", 85.74, 86.77, 85.35, 85.85, 87.06, 87.41, 88.04),
-        internvl_1_5("F1 random", 89.30),
-        internvl_1_5("F1 popular", 88.43),
-        internvl_1_5("F1 adversarial", 87.36),
+        *version_2("F1 random", 88.82, 89.87, 89.04, 88.11, 88.93, 89.67, 90.10),
+        *version_2("F1 popular", 87.50, 88.30, 87.11, 86.90, 87.90, 88.09, 88.94),
+        *version_2("F1 adversarial", 85.74, 86.77, 85.35, 85.85, 87.06, 87.41, 88.04),
+        version_1_5("F1 random", 89.30),
+        version_1_5("F1 popular", 88.43),
+        version_1_5("F1 adversarial", 87.36),
         Published("InternVL2-8B", 86.9, "F1", MPO),
         Published("InternVL2-8B-MPO", 88.1, "F1", MPO),
     ),
@@ -210,10 +210,10 @@ HALLUSION = Benchmark(
     summarise=summarise_hallusion,
     published=(
         model_card("InternVL2-8B", "average", 45.2),
-        internvl_1_5("average", 49.3),
-        internvl_1_5("aAcc", 66.77),
-        internvl_1_5("fAcc", 40.17),
-        internvl_1_5("qAcc", 40.88),
+        version_1_5("average", 49.3),
+        version_1_5("aAcc", 66.77),
+        version_1_5("fAcc", 40.17),
+        version_1_5("qAcc", 40.88),
     ),
     note="An answer that has neither or both of yes and no counts as wrong, as VLMEvalKit's `exact_matching` has it",
 )

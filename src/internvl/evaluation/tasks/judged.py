@@ -25,7 +25,7 @@ from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.judge_prompts import LLAVA_BENCH, MM_VET, MM_VET_V2
-from internvl.evaluation.tasks.reported import MPO, internvl2, internvl_1_5
+from internvl.evaluation.tasks.published import MPO, version_1_5, version_2
 
 # ---- MM-Vet ----------------------------------------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ MMVET = (
             read_mmvet,
         ),
         Source("vlmevalkit", (MMVET_TABLE,), partial(read_mmvet_table, name=MMVET_TABLE.path)),
-        published=(*internvl2("total", 37.8, 44.6, 55.7, 60.0, 64.2, 68.5, 69.8), internvl_1_5("total", 62.7)),
+        published=(*version_2("total", 37.8, 44.6, 55.7, 60.0, 64.2, 68.5, 69.8), version_1_5("total", 62.7)),
         note="Published scores are from the authors' grading page, GPT-4-0613; GPT-4-Turbo gives several points less",
     ),
     _mmvet("mmvet-v2", "MM-Vet v2", "arXiv:2408.00765", JUDGE_V2, Source("original", V2_FILES, read_mmvet_v2)),

@@ -28,8 +28,7 @@ from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.instructions import COT
-from internvl.evaluation.tasks.mmmu import second
-from internvl.evaluation.tasks.vqa import version_1_5, version_2, version_2_5
+from internvl.evaluation.tasks.published import MPO, version_1_5, version_2, version_2_5, version_2_later
 from internvl.metrics.mathematics import (
     Kind,
     by_letter,
@@ -291,18 +290,18 @@ def mathvision(name: str, *, judged: bool, published: tuple[Published, ...] = ()
 
 
 MATHVISION = (
-    *second(_1B=11.1, _2B=12.1, _8B=18.4),
+    *version_2_later("accuracy", {"1B": 11.1, "2B": 12.1, "8B": 18.4}),
     *version_2_5("accuracy", {"1B": 14.4, "2B": 14.7, "8B": 19.7, "78B": 32.2}),
 )
 MATHVISION_MINI = (
-    *second(_1B=12.2, _2B=15.8, _8B=20.4),
-    Published("InternVL2-8B-MPO", 25.7, "accuracy", "arXiv:2411.10442"),
+    *version_2_later("accuracy", {"1B": 12.2, "2B": 15.8, "8B": 20.4}),
+    Published("InternVL2-8B-MPO", 25.7, "accuracy", MPO),
     *version_2_5("accuracy", {"1B": 16.8, "2B": 13.5, "8B": 22.0, "78B": 34.9}),
 )
 
 TASKS: tuple[Benchmark, ...] = (
     mathvista("testmini", cot=False, published=TESTMINI),
-    mathvista("testmini", cot=True, published=(Published("InternVL2-8B-MPO", 67.0, "accuracy", "arXiv:2411.10442"),)),
+    mathvista("testmini", cot=True, published=(Published("InternVL2-8B-MPO", 67.0, "accuracy", MPO),)),
     mathvista("test", cot=False),
     mathvista("test", cot=True),
     mathvision("mathvision", judged=False),

@@ -19,7 +19,7 @@ from internvl.evaluation.benchmark import (
 )
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks.clips import KIT, bracketed, lettered, place_of
-from internvl.evaluation.tasks.published_25 import reported
+from internvl.evaluation.tasks.published import reported
 from internvl.metrics.matching import mlvu_match
 
 MLVU_WATCH = "Carefully watch this video and pay attention to every detail. Based on your observations, "

@@ -25,7 +25,7 @@ from internvl.evaluation.benchmark import (
 )
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks.choice import choice_sample, mark_choice, table_file
-from internvl.evaluation.tasks.reported import internvl2, internvl_1_5
+from internvl.evaluation.tasks.published import version_1_5, version_2
 from internvl.metrics.choices import ROTATION, circular, letter
 
 DROPPED = {  # columns that the original leaves out of what it hands in, and where it puts the prediction
@@ -146,14 +146,14 @@ TASKS: tuple[Benchmark, ...] = (
         "en",
         old="mmbench_test_en_20231003.tsv",
         md5="6939fadb0ce626fefc0bdc9c64efc528",
-        scores=(*internvl2("accuracy", 65.4, 73.2, 78.6, 81.7, 83.4, 86.8, 86.5), internvl_1_5("accuracy", 82.17)),
+        scores=(*version_2("accuracy", 65.4, 73.2, 78.6, 81.7, 83.4, 86.8, 86.5), version_1_5("accuracy", 82.17)),
     ),
     mmbench(
         "test",
         "cn",
         old="mmbench_test_cn_20231003.tsv",
         md5="7e1239baf0ee4c8b513e19705a0f317e",
-        scores=(*internvl2("accuracy", 60.7, 70.9, 73.9, 81.2, 82.0, 86.5, 86.3), internvl_1_5("accuracy", 81.95)),
+        scores=(*version_2("accuracy", 60.7, 70.9, 73.9, 81.2, 82.0, 86.5, 86.3), version_1_5("accuracy", 81.95)),
     ),
     mmbench("dev", "en", version="1.1", md5="30c05be8f2f347a50be25aa067248184"),
     mmbench("dev", "cn", version="1.1", md5="593f9b5f6bea453d870a798b34ae4f37"),
@@ -181,6 +181,6 @@ TASKS: tuple[Benchmark, ...] = (
         mark=mark_choice,
         summarise=summarise,
         submission=("ccbench.xlsx", partial(spreadsheet, family="ccbench")),
-        published=(*internvl2("accuracy", 75.7, 74.7, 66.5, 75.9, 73.5, 80.6, 81.0), internvl_1_5("accuracy", 70.0)),
+        published=(*version_2("accuracy", 75.7, 74.7, 66.5, 75.9, 73.5, 80.6, 81.0), version_1_5("accuracy", 70.0)),
     ),
 )

@@ -22,7 +22,7 @@ from internvl.evaluation.benchmark import (
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.instructions import SHORT
-from internvl.evaluation.tasks.reported import internvl2, internvl_1_5
+from internvl.evaluation.tasks.published import version_1_5, version_2
 from internvl.metrics.yes_no import MME_ABILITIES, mme_score, mme_verdict
 
 ROOT = "mme/MME_Benchmark_release_version"
@@ -153,12 +153,12 @@ TASKS: tuple[Benchmark, ...] = (
         summarise=summarise,
         settings=Settings(max_new_tokens=20),
         published=(
-            *internvl2("total", 1794.4, 1876.8, 2064.1, 2210.3, 2260.7, 2315.0, 2414.7),
-            *internvl2("perception", 1346.2, 1439.7, 1532.3, 1648.1, 1720.0, 1715.4, 1731.1),
-            *internvl2("cognition", 448.2, 437.1, 531.8, 562.1, 540.7, 599.6, 683.6),
-            internvl_1_5("total", 2191.9, "--max-tiles 12"),
-            internvl_1_5("perception", 1658.4, "--max-tiles 12"),
-            internvl_1_5("cognition", 533.6, "--max-tiles 12"),
+            *version_2("total", 1794.4, 1876.8, 2064.1, 2210.3, 2260.7, 2315.0, 2414.7),
+            *version_2("perception", 1346.2, 1439.7, 1532.3, 1648.1, 1720.0, 1715.4, 1731.1),
+            *version_2("cognition", 448.2, 437.1, 531.8, 562.1, 540.7, 599.6, 683.6),
+            version_1_5("total", 2191.9, "--max-tiles 12"),
+            version_1_5("perception", 1658.4, "--max-tiles 12"),
+            version_1_5("cognition", 533.6, "--max-tiles 12"),
         ),
         note="Sums of acc + acc+ in percent: at most 2000 of perception, 800 of cognition",
     ),

@@ -27,7 +27,7 @@ from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import choice_sample, table_file
 from internvl.evaluation.tasks.instructions import LETTER, SHORT
-from internvl.evaluation.tasks.vqa import version_1_5, version_2, version_2_5
+from internvl.evaluation.tasks.published import version_1_5, version_2, version_2_5, version_2_later
 from internvl.metrics.choices import letter
 from internvl.metrics.mathematics import by_letter
 from internvl.metrics.mmmu import SUBJECTS, choice, choice_match, domain, open_match, subject
@@ -288,14 +288,6 @@ def mmmu_pro_overall(mode: str, *published: Published) -> Benchmark:
 
 THINKING = {"direct": ("", ""), "cot": ("-cot", ", thinking first")}
 
-CARD_2 = "InternVL 2.5 model card (column InternVL2)"
-
-
-def second(**values: float) -> tuple[Published, ...]:
-    """InternVL 2.0 as the cards of 2.5 give it: by VLMEvalKit."""
-    return tuple(Published(f"InternVL2-{size[1:]}", value, "accuracy", CARD_2) for size, value in values.items())
-
-
 DEV_VAL = table_file("MMMU_DEV_VAL", "585e8ad75e73f75dcad265dfd0417d64")
 
 TASKS: tuple[Benchmark, ...] = (
@@ -312,7 +304,7 @@ TASKS: tuple[Benchmark, ...] = (
         "val",
         "validation",
         DEV_VAL,
-        *second(_1B=36.7, _2B=36.3, _8B=52.6),
+        *version_2_later("accuracy", {"1B": 36.7, "2B": 36.3, "8B": 52.6}),
         Published("InternVL2-4B", 48.3, "accuracy", "arXiv:2410.16261, from the OpenCompass leaderboard"),
         *version_2_5("accuracy", {"1B": 40.9, "2B": 43.6, "8B": 56.0}),
     ),
@@ -320,12 +312,12 @@ TASKS: tuple[Benchmark, ...] = (
         "test",
         "test",
         table_file("MMMU_TEST", "c19875d11a2d348d07e5eb4bdf33166d"),
-        *second(_1B=32.8, _2B=34.7, _8B=44.3),
+        *version_2_later("accuracy", {"1B": 32.8, "2B": 34.7, "8B": 44.3}),
         *version_2_5("accuracy", {"1B": 35.8, "2B": 38.2, "8B": 48.9, "78B": 61.8}),
     ),
     mmmu_pro_overall(
         "direct",
-        *(Published(f"InternVL2-{size}", value, "overall", CARD_2) for size, value in (("1B", 14.8), ("8B", 29.0))),
+        *version_2_later("overall", {"1B": 14.8, "8B": 29.0}),
         *version_2_5("overall", {"1B": 19.4, "2B": 23.7, "8B": 34.3, "78B": 48.6}),
     ),
     mmmu_pro_overall("cot"),

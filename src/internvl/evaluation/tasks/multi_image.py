@@ -24,7 +24,7 @@ from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import choice_prompt, mark_choice, mark_choice_always_official, table_file
 from internvl.evaluation.tasks.instructions import LETTER, SHORT
 from internvl.evaluation.tasks.nlvr import NLVR, NLVR2
-from internvl.evaluation.tasks.published_25 import reported
+from internvl.evaluation.tasks.published import reported
 from internvl.metrics.matching import mantis_match, mirb_match
 
 IMAGE = "<image>"

@@ -24,6 +24,7 @@ from internvl.evaluation.benchmark import (
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks.nlvr import ASKED, label, mark_truth
 from internvl.evaluation.tasks.own import files, picture
+from internvl.evaluation.tasks.published import DOCUMENTATION_2, version_2
 from internvl.evaluation.tasks.science import PUZZLE
 from internvl.metrics.matching import blindtest_match
 from internvl.metrics.mathematics import (
@@ -93,7 +94,6 @@ def mark_mathvision(sample: Sample, answer: str, *, compat: Compat) -> Mark:
     return Mark(float(right), mathvision_answer(answer))
 
 
-DOCUMENTED = "InternVL 2.0 documentation, on test-mini"
 MATHVISION = Benchmark(
     name="mathvision-part",
     title="MATH-Vision, without test-mini",
@@ -103,14 +103,8 @@ MATHVISION = Benchmark(
     mark=mark_mathvision,
     summarise=mean_score(by=("subject", "level", "question_type")),
     settings=REASONED,
-    published=(
-        Published("InternVL2-1B", 12.17, "accuracy", DOCUMENTED),
-        Published("InternVL2-2B", 15.79, "accuracy", DOCUMENTED),
-        Published("InternVL2-4B", 17.76, "accuracy", DOCUMENTED),
-        Published("InternVL2-8B", 20.39, "accuracy", DOCUMENTED),
-        Published("InternVL2-26B", 23.36, "accuracy", DOCUMENTED),
-        Published("InternVL2-40B", 21.38, "accuracy", DOCUMENTED),
-        Published("InternVL2-Llama3-76B", 23.68, "accuracy", DOCUMENTED),
+    published=version_2(
+        "accuracy", 12.17, 15.79, 17.76, 20.39, 23.36, 21.38, 23.68, source=f"{DOCUMENTATION_2}, on test-mini"
     ),
     note="2,734 of 3,040 problems: all but test-mini, on which the published figures are. Prompt of the authors.",
 )

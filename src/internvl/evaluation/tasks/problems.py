@@ -27,8 +27,7 @@ from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.mathematics import LONG, filled
-from internvl.evaluation.tasks.mmmu import second
-from internvl.evaluation.tasks.vqa import version_2_5
+from internvl.evaluation.tasks.published import version_2_5, version_2_later
 from internvl.metrics.mathematics import cot_answer, dynamath_answer, dynamath_match, extracted_match
 from internvl.metrics.olympiad import olympiad_answer, olympiad_match
 
@@ -339,7 +338,7 @@ TASKS: tuple[Benchmark, ...] = (
     mathverse(
         cot=False,
         published=(
-            *second(_1B=18.4, _2B=25.3, _8B=37.0),
+            *version_2_later("accuracy", {"1B": 18.4, "2B": 25.3, "8B": 37.0}),
             *version_2_5("accuracy", {"1B": 28.0, "2B": 30.6, "8B": 39.5, "78B": 51.7}),
         ),
     ),
@@ -349,7 +348,7 @@ TASKS: tuple[Benchmark, ...] = (
     olympiad(
         plain=True,
         published=(
-            *second(_1B=0.3, _2B=0.4, _8B=1.9),
+            *version_2_later("accuracy", {"1B": 0.3, "2B": 0.4, "8B": 1.9}),
             *version_2_5("accuracy", {"1B": 1.7, "2B": 2.0, "8B": 4.9, "78B": 11.6}),
         ),
     ),

@@ -21,7 +21,8 @@ from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import FACTS, against, table_file
 from internvl.evaluation.tasks.instructions import COT, LETTER
-from internvl.evaluation.tasks.vqa import in_data, version_1_5
+from internvl.evaluation.tasks.published import MPO, version_1_5
+from internvl.evaluation.tasks.vqa import in_data
 from internvl.metrics.choices import letter
 from internvl.metrics.mathematics import by_letter, cot_answer, puzzlevqa_match
 
@@ -125,9 +126,6 @@ def scienceqa(cot: bool) -> Benchmark:
         cot=cot,
         published=() if cot else published,
     )
-
-
-MPO = "arXiv:2411.10442"
 
 
 def m3cot(cot: bool) -> Benchmark:

@@ -24,7 +24,7 @@ from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks.clips import KIT, bracketed, lettered, place_of
 from internvl.evaluation.tasks.instructions import LETTER
 from internvl.evaluation.tasks.mlvu import MLVU, MLVU_GENERATION
-from internvl.evaluation.tasks.published_25 import printed, reported
+from internvl.evaluation.tasks.published import DOCUMENTATION_2, printed, reported, version_2
 from internvl.evaluation.tasks.subtitles import FRAMES as SUBTITLED_FRAMES
 from internvl.evaluation.tasks.subtitles import seen_lines
 from internvl.metrics.choices import letter
@@ -105,10 +105,7 @@ MVBENCH = Benchmark(
     summarise=mean_score(by=("task",)),
     settings=Settings(max_new_tokens=1000, max_tiles=1, frames=16, frame_line="Frame{}: <image>\n"),
     published=(
-        *printed("accuracy", "InternVL 2.0 documentation", {
-            "InternVL2-1B": 57.9, "InternVL2-2B": 60.2, "InternVL2-4B": 63.7, "InternVL2-8B": 66.4,
-            "InternVL2-26B": 67.5, "InternVL2-40B": 72.5, "InternVL2-Llama3-76B": 69.6,
-        }),
+        *version_2("accuracy", 57.9, 60.2, 63.7, 66.4, 67.5, 72.5, 69.6, source=DOCUMENTATION_2),
         *printed("accuracy", "model card of InternVL2-26B", {"InternVL-Chat-V1-5": 52.1}),
         *reported("MVBench"),
     ),

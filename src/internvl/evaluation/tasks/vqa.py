@@ -7,7 +7,7 @@ whichever form the data has. (VLMEvalKit puts a line break there.)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from internvl.evaluation.benchmark import (
     File,
     Mark,
     Marked,
-    Published,
     Sample,
     Settings,
     Source,
@@ -29,42 +28,14 @@ from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.instructions import SHORT
+from internvl.evaluation.tasks.published import version_1_5, version_2, version_2_5
 from internvl.metrics.vqa import exact_match, gqa_match, normalise, soft_accuracy
 
 UNANSWERABLE = f"When the provided information is insufficient, respond with 'Unanswerable'. {SHORT}"
 QWEN = "https://ofasys-wlcb.oss-cn-wulanchabu.aliyuncs.com/Qwen-VL/evaluation"
-MODEL_CARD = "InternVL 2.5 model card of December 2024"
-VERSION_2 = (
-    "InternVL2-1B",
-    "InternVL2-2B",
-    "InternVL2-4B",
-    "InternVL2-8B",
-    "InternVL2-26B",
-    "InternVL2-40B",
-    "InternVL2-Llama3-76B",
-)
 
 
 # ---- what the tasks on pictures and documents share ------------------------------------------------------------------
-
-
-def printed(metric: str, source: str, values: Mapping[str, float]) -> tuple[Published, ...]:
-    """Scores of several models from one place: {"InternVL2-1B": 70.5}."""
-    return tuple(Published(model, value, metric, source) for model, value in values.items())
-
-
-def version_2(metric: str, *values: float) -> tuple[Published, ...]:
-    """Scores of InternVL 2.0, from 1B to 76B."""
-    return printed(metric, "InternVL 2.0 documentation, evaluation", dict(zip(VERSION_2, values, strict=True)))
-
-
-def version_1_5(metric: str, value: float, options: str = "") -> Published:
-    return Published("InternVL-Chat-V1-5", value, metric, "InternVL 1.5 documentation, evaluation", options)
-
-
-def version_2_5(metric: str, values: Mapping[str, float]) -> tuple[Published, ...]:
-    """Scores of InternVL 2.5 by size: {"1B": 72.0}."""
-    return printed(metric, MODEL_CARD, {f"InternVL2_5-{size}": value for size, value in values.items()})
 
 
 def converted(name: str, at: str, hint: str = "") -> File:
