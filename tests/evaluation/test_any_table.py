@@ -59,7 +59,6 @@ def test_multiple_choice(tmp_path):
     assert scores.values == {"accuracy": pytest.approx(200 / 3)}
     assert scores.groups == {
         "category": {"colour": 100, "x": 0},
-        "l2-category": {},
         "split": {"dev": pytest.approx(200 / 3)},
     }
 
