@@ -13,8 +13,8 @@ from internvl.errors import DataError
 from internvl.evaluation.benchmark import Marked
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks.own import TASKS, grid_in, share
-from internvl.evaluation.tasks.own_puzzles import GUIDE
 from internvl.evaluation.tasks.own_puzzles import TASKS as PUZZLES
+from internvl.evaluation.tasks.problems import GUIDE
 from internvl.nano import corpus
 
 OWN = {task.name: task for task in (*TASKS, *PUZZLES)}

@@ -323,7 +323,7 @@ def test_dynamath_average_and_worst(tmp_path):
         "The 'solution' key can contain detailed steps needed to solve the question, and the 'short answer' key should "
         "provide a concise response. Format the answer as a three-digit floating-point number and provide it in the "
         "'short answer' key.\n\nExample of expected JSON response format:\n\n"
-        '{\n  "solution": "[Detailed step-by-step explanation]",\n  "short answer": "[Concise Answer]"\n}'
+        '{\n    "solution": "[Detailed step-by-step explanation]",\n    "short answer": "[Concise Answer]"\n}'
     )
     right, wrong = '{"short answer": "1.500"}', '{"short answer": "1.6"}'
     assert scores("dynamath", found, [right, right, right, wrong]).values == {"average": 75.0, "worst": 50.0}

@@ -18,8 +18,8 @@ NOWHERE: Box = (0.0, 0.0, 0.0, 0.0)
 # Possessive (`++`, `*+`): an answer is a stranger's text, and a match that fails must fail in linear time.
 _NUMBER = r"\s*+([-+]?+(?:\d++(?:\.\d*+)?+|\.\d++))\s*+"
 _FOUR = re.compile(rf"\[{','.join([_NUMBER] * 4)}\]")
-# Brackets around anything with three commas, on one line.
-_ANYTHING = re.compile(r"(?<!\[)\[++([^,\n]*+),([^,\n]*+),([^,\n]*+),([^\]\n]*+)\]++")
+# Brackets around anything with three commas, on one line; where the first bracket of a line has none, no other has.
+_ANYTHING = re.compile(r"^[^\[\n]*+(\[++([^,\n]*+),([^,\n]*+),([^,\n]*+),([^\]\n]*+)\]++)", re.MULTILINE)
 
 
 def parse_box(text: str, size: tuple[float, float], *, compat: Compat = None) -> Box | None:
@@ -51,7 +51,7 @@ def parse_box(text: str, size: tuple[float, float], *, compat: Compat = None) ->
 def _as_first_published(text: str) -> Box:
     found = _ANYTHING.search(text)
     try:
-        return tuple(float(number) for number in found.groups()) if found else NOWHERE  # type: ignore[return-value]
+        return tuple(float(number) for number in found.groups()[1:]) if found else NOWHERE  # type: ignore[return-value]
     except ValueError:
         return NOWHERE
 
@@ -66,9 +66,9 @@ def parse_listed_box(text: str, size: tuple[float, float]) -> Box | None:
     """
     found = _ANYTHING.search(text)
     try:
-        listed: Any = json.loads(found.group()) if found else None
+        listed: Any = json.loads(found[1]) if found else None
         x1, y1, x2, y2 = (value / 1000 for value in listed[0])
-    except (ValueError, TypeError, IndexError, RecursionError):
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         return None
     return clip((x1 * size[0], y1 * size[1], x2 * size[0], y2 * size[1]), size)
 
@@ -115,8 +115,8 @@ FRAME = (1600, 900)
 CELL = (896, 448)
 """What is left of it on the canvas."""
 
-_COORDINATE = r"\s*(-?\d*\.?\d+)\s*"
-_SEEN = re.compile(rf"<(c[^,<>]*),(\s*)([^,<>]*?)\s*,\s*\[{_COORDINATE},{_COORDINATE}\]\s*>")
+_COORDINATE = r"\s*+(-?(?:\d++(?:\.\d++)?+|\.\d++))\s*+"
+_SEEN = re.compile(rf"<(c[^,<>]*+),(\s*+)([^,<>]*+),\s*+\[{_COORDINATE},{_COORDINATE}\]\s*+>")
 
 
 def camera_coordinates(text: str, *, compat: Compat = None) -> str:
@@ -133,6 +133,7 @@ def camera_coordinates(text: str, *, compat: Compat = None) -> str:
 
     def moved(seen: re.Match[str]) -> str:
         tag, space, camera, x, y = seen.groups()
+        camera = camera.rstrip()
         if camera not in CAMERAS or (space and compat == "original"):
             return seen.group()
         corner = zip((x, y), CAMERAS[camera], (3, 2), CELL, FRAME, strict=True)

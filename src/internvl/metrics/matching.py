@@ -16,7 +16,14 @@ Compat = Literal["original"] | None
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+LONGEST_NUMBER = 1000
+"""Digits of a number that is still read: Python refuses to read a few thousand."""
 _VALUES = {word: n for n, word in enumerate(NUMBER_WORDS)} | {word: n for n, word in enumerate(ORDINALS, start=1)}
+
+
+def whole(digits: str) -> int:
+    """Digits as a number; a row of more digits than any question asks for, some thousand of them, as -1."""
+    return int(digits) if len(digits) <= LONGEST_NUMBER else -1
 
 
 # ---- several pictures ------------------------------------------------------------------------------------------------
@@ -214,7 +221,7 @@ def blindtest_match(task: str, answer: str, truth: str) -> float:
 def _number(text: str) -> int | None:
     inside = re.search(r"\{\s*(\w+)\s*\}", text)
     word = re.search(rf"\b(\d+|{'|'.join(NUMBER_WORDS)})\b", (inside[1] if inside else text).lower())
-    return None if word is None else int(word[1]) if word[1].isdecimal() else NUMBER_WORDS.index(word[1])
+    return None if word is None else whole(word[1]) if word[1].isdecimal() else NUMBER_WORDS.index(word[1])
 
 
 def _lone_letter(text: str) -> str | None:
@@ -231,9 +238,9 @@ def _lone_letter(text: str) -> str | None:
 def _rows_columns(text: str) -> tuple[int, int] | None:
     named = [re.search(rf"\b{name}s?\b[^\d]{{0,12}}?(\d+)", text, re.IGNORECASE) for name in ("row", "column")]
     if named[0] and named[1] and named[0].start(1) != named[1].start(1):
-        return int(named[0][1]), int(named[1][1])
-    counted = [re.search(rf"(\d+)\s+{name}s?\b", text, re.IGNORECASE) for name in ("row", "column")]
+        return whole(named[0][1]), whole(named[1][1])
+    counted = [re.search(rf"(?<!\d)(\d++)\s++{name}s?\b", text, re.IGNORECASE) for name in ("row", "column")]
     if counted[0] and counted[1]:
-        return int(counted[0][1]), int(counted[1][1])
+        return whole(counted[0][1]), whole(counted[1][1])
     numbers = re.findall(r"\d+", text)
-    return (int(numbers[0]), int(numbers[1])) if len(numbers) >= 2 else None
+    return (whole(numbers[0]), whole(numbers[1])) if len(numbers) >= 2 else None

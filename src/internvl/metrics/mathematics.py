@@ -153,9 +153,9 @@ def _is_number(text: str) -> bool:
 
 def _mathvision_clean(text: str) -> str:
     text = text.lower().replace("{}", "")
-    boxed = re.findall(r"oxed{(.*)}", text, re.DOTALL)
-    if boxed:
-        text = boxed[-1]
+    start, end = text.find("oxed{"), text.rfind("}")
+    if 0 <= start < end:
+        text = text[start + len("oxed{") : end]
     closing, opening = text.find("}"), text.find("{")
     if closing != -1 and (opening == -1 or closing < opening):  # the brace that closes the box
         text = text.split("}")[0]
@@ -207,8 +207,8 @@ def mathvision_equal(said: str, truth: str) -> bool:
         return False
     if said.strip() == truth.strip():
         return True
-    tuples = _tuple(said), _tuple(truth)
-    if tuples[0] is not None and tuples[0] == tuples[1]:
+    wanted = _tuple(truth)
+    if wanted is not None and wanted == _tuple(said):
         return True
     try:
         return round(number(said, compat="latex2sympy"), 2) == round(number(truth, compat="latex2sympy"), 2)

@@ -43,10 +43,11 @@ _EDGES = ",.!?;:'"
 _INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 _NUMBERS = (
     r"-?\b\d{1,3}(?:,\d{3})+\b",
-    r"-?\d+(?:\.\d+)?[eE][+-]?\d+",
-    r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])",
+    r"-?(?<!\d)\d++(?:\.\d++)?[eE][+-]?\d+",
+    r"-?(?:(?<!\d)\d++\.\d++|\.\d++|(?<!\d)\d++\b)(?![eE][+-]?\d+)(?![,\d])",
 )
-"""With commas; scientific; plain."""
+"""With commas; scientific; plain. What the authors' patterns find, but that none is tried inside a row of digits, where
+it fails if it failed at the row's beginning; so time is linear."""
 
 
 def domain(subject: str) -> str | None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from internvl.metrics.matching import whole
 from internvl.metrics.vqa import contains_answer
 
 LENGTHS = (1000, 2000, 4000, 8000, 12000, 16000, 24000, 32000, 40000, 48000, 64000)
@@ -45,7 +46,7 @@ def needle_match(answer: str, truth: str | int | list[int]) -> float:
 
 def _option(answer: str) -> int | None:
     if re.fullmatch("[0-9]+", answer):
-        return int(answer)
+        return whole(answer)
     said = answer.lower().replace("the answer is", "").replace("*", "")
     if "." in said:
         said = said.split(".")[0].replace(",", "")

@@ -22,6 +22,8 @@ _POINTS = (0.4142135, 0.7320508, 1.2360679, 1.6457513, 2.3166247, 3.6055512)
 WHOLE = 4
 """As many points more of whole numbers, where factorials have a value."""
 CLOSE = 1e-7
+MOST_BOXES = 100
+"""Boxes may stand in boxes, and each is read to its end."""
 
 
 def olympiad_answer(response: str, *, chinese: bool = False) -> str:
@@ -73,7 +75,10 @@ def _plain(text: str) -> str:
 
 def _boxes(text: str) -> list[str]:
     found: list[str] = []
-    for start in (match.end() for match in re.finditer(r"\\boxed{", text)):
+    starts = [match.end() for match in re.finditer(r"\\boxed{", text)]
+    if len(starts) > MOST_BOXES:
+        raise NotAFormula(f"{len(starts)} boxes, at most {MOST_BOXES} are read")
+    for start in starts:
         depth, end = 1, start
         while depth and end < len(text):
             depth += {"{": 1, "}": -1}.get(text[end], 0)
@@ -146,22 +151,21 @@ def _same_expression(truth: str, said: str, tolerance: float) -> bool:
         if not first.names or not second.names:
             return False
         pairs = _side_by_side(first, second)
-    except NotAFormula:
+        return len(pairs) > 2 and all(abs(a - b) <= CLOSE * (1 + abs(a)) for a, b in pairs)
+    except (NotAFormula, OverflowError):  # finite numbers may be too far apart for a float
         return False
-    return len(pairs) > 2 and all(abs(a - b) <= CLOSE * (1 + abs(a)) for a, b in pairs)
 
 
 def _same_equation(truth: str, said: str) -> bool:
     """Whether one equation is the other, multiplied by a whole number or divided by one."""
     try:
-        pairs = _side_by_side(_difference(truth), _difference(said))
-    except NotAFormula:
-        return False
-    ratios = [a / b for a, b in pairs if b]
-    if len(ratios) < 3 or any(abs(ratio - ratios[0]) > CLOSE * (1 + abs(ratios[0])) for ratio in ratios):
+        ratios = [a / b for a, b in _side_by_side(_difference(truth), _difference(said)) if b]
+        if len(ratios) < 3 or not all(abs(ratio - ratios[0]) <= CLOSE * (1 + abs(ratios[0])) for ratio in ratios):
+            return False
+    except (NotAFormula, OverflowError):
         return False
     ratio = ratios[0]
-    if abs(ratio.imag) > CLOSE or abs(ratio) < CLOSE:
+    if abs(ratio.imag) > CLOSE or abs(ratio.real) < CLOSE:
         return False
     return any(round(x) and abs(x - round(x)) <= CLOSE * (1 + abs(x)) for x in (ratio.real, 1 / ratio.real))
 

@@ -29,6 +29,8 @@ _UNIT = re.compile(r"(?<=\d)(km²|km|cm|mm|m|kg|g|mg|kPa|Pa|hPa|mbar|mb|MB|GB|TB
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S+")
 _TWO_WORDS = {"cannot": 3, "Cannot": 3, "gonna": 3, "Gonna": 3, "gotta": 3, "Gotta": 3}
 """Words that are cut in two, and where."""
+LONGEST_WORD = 1000
+"""Characters; what is longer and has no space is no English, and is not cut."""
 _SHORT = "mr mrs ms dr st jr sr prof gen gov rev inc ltd co corp vs jan feb mar apr jun jul aug sep sept oct nov dec"
 _SHORT_FORMS = frozenset((*(f"{word}." for word in _SHORT.split(" ")), "e.g.", "i.e.", "a.m.", "p.m."))
 
@@ -48,6 +50,8 @@ def _english(word: str) -> list[str]:
     """A word without spaces: marks off its ends, then contractions, then marks inside."""
     before: list[str] = []
     after: list[str] = []
+    if len(word) > LONGEST_WORD:
+        return [word]
     while len(word) > 1 and word.lower() not in _SHORT_FORMS:
         if word[0] in _OPENING and not re.match(r"['’](?:s|re|ve|ll|d|m|em|cause)$", word):
             before.append(word[0])

@@ -30,7 +30,7 @@ from internvl.evaluation.benchmark import (
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row, read_literal
 from internvl.evaluation.tasks.choice import FACTS, against, choice_prompt
-from internvl.evaluation.tasks.instructions import SHORT
+from internvl.evaluation.tasks.instructions import SHORT, numbered
 from internvl.evaluation.tasks.mmbench import summarise as summarise_circular
 from internvl.metrics.choices import ROTATION, letter
 from internvl.metrics.documents import anls, relaxed_match
@@ -128,9 +128,7 @@ def with_places(prompt: str, pictures: int) -> str:
     """
     for number in range(1, prompt.count("<image>") + 1):
         prompt = prompt.replace("<image>", f"<Image-{number}>", 1)
-    if pictures == 1:
-        return f"<image>\n{prompt}"
-    return "".join(f"Image-{number}: <image>\n" for number in range(1, pictures + 1)) + prompt
+    return numbered(pictures, alone="<image>\n") + prompt
 
 
 def rotation(row: Row) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -146,9 +145,9 @@ def ask_about_charxiv(sample: Sample, answer: str) -> str:
 def read_verdict(sample: Sample, verdict: str) -> Mark:
     """{"extracted_answer": …, "score": 0 or 1}, alone or in a fence of a code block."""
     del sample
-    found = re.search(r"\{.*\}", verdict, re.DOTALL)
+    start, end = verdict.find("{"), verdict.rfind("}")
     try:
-        said: Any = json.loads(found.group()) if found else None
+        said: Any = json.loads(verdict[start : end + 1])
         score, extracted = said["score"], said["extracted_answer"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return Mark(None)

@@ -9,7 +9,7 @@ from functools import partial
 from internvl.evaluation.benchmark import Compat, File, Mark, Sample, Source
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
-from internvl.evaluation.tasks.instructions import LETTER, LETTER_ZH
+from internvl.evaluation.tasks.instructions import LETTER, LETTER_ZH, numbered
 from internvl.metrics.choices import letter
 
 IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
@@ -53,11 +53,10 @@ FACTS = ("category", "l2-category", "split")
 def choice_sample(row: Row, *, chinese: bool | None = None) -> Sample:
     """A row of a table as a question. Several pictures are numbered before it: `Image-1: <image>`."""
     pictures = row.pictures()
-    numbered = "".join(f"Image-{at}: <image>\n" for at in range(1, len(pictures) + 1)) if len(pictures) > 1 else ""
     facts = {fact: str(row[fact]) for fact in FACTS if row.filled(fact)}
     return Sample(
         id=str(row["index"]),
-        prompt=numbered + choice_prompt(row, chinese=chinese),
+        prompt=numbered(len(pictures)) + choice_prompt(row, chinese=chinese),
         pictures=pictures,
         answer=str(row["answer"]) if row.filled("answer") else None,
         facts={**facts, "options": row.options()},

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from internvl.evaluation.benchmark import Settings
 from internvl.evaluation.rows import Row
 
 KIT = Settings(max_new_tokens=1024, max_tiles=1, frames=16, frame_line="Frame-{}: <image>\n")
 """How VLMEvalKit's InternVL wrapper asks about a video."""
-
-
-def lettered(candidates: Sequence[str]) -> dict[str, str]:
-    return dict(zip(string.ascii_uppercase, candidates, strict=False))
 
 
 def place_of(row: Row, truth: str, options: Mapping[str, str]) -> str:

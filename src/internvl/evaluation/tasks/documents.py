@@ -26,7 +26,7 @@ from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import against, mark_choice_always_official
 from internvl.evaluation.tasks.choice import table_source as choice_source
-from internvl.evaluation.tasks.instructions import SHORT
+from internvl.evaluation.tasks.instructions import SHORT, numbered
 from internvl.evaluation.tasks.published import CARD_2_5, printed, version_1_5, version_2, version_2_5
 from internvl.evaluation.tasks.vqa import (
     from_lines,
@@ -104,14 +104,16 @@ def anls_by_type(rows: Sequence[Marked]) -> Scores:
     return replace(scores, groups=groups)
 
 
+FIRST = "Image-1: <image>\n"
+
+
 def pages(folder: Folder, *, name: str, answered: bool) -> Iterator[Sample]:
     """MP-DocVQA's own file. Every page that it names is shown, and numbered, also where there is one."""
     for place, row in enumerate(folder.json_rows(name, "data")):
         names = row.items_of("page_ids")
-        numbered = "".join(f"Image-{number}: <image>\n" for number in range(1, len(names) + 1))
         yield Sample(
             id=str(row["questionId"]),
-            prompt=f"{numbered}{row.text('question')} {SHORT}",
+            prompt=f"{numbered(len(names), alone=FIRST)}{row.text('question')} {SHORT}",
             pictures=tuple(folder.picture(f"mpdocvqa/images/{page}.jpg", row=row) for page in names),
             answer=row.items_of("answers") if answered else None,
             facts={"question_id": row["questionId"], "question": row.text("question"), "place": place},

@@ -31,6 +31,7 @@ from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import table_file
 from internvl.evaluation.tasks.instructions import COT, SHORT
 from internvl.evaluation.tasks.judge_prompts import MMHAL
+from internvl.evaluation.tasks.judged import no_rule
 from internvl.evaluation.tasks.published import MPO, model_card, version_1_5, version_2
 from internvl.metrics.mathematics import cot_answer
 from internvl.metrics.yes_no import Judged, confusion, hallusion_accuracies, pope_verdict, spoken
@@ -348,12 +349,6 @@ def mmhal_verdict(sample: Sample, verdict: str) -> Mark:
     [rating] = found
     parts = {"rating": float(rating), "hallucination": float(rating < FIRST_WITHOUT_HALLUCINATION)}
     return Mark(rating / RATINGS[-1], str(rating), parts)
-
-
-def no_rule(sample: Sample, answer: str, *, compat: Compat) -> Mark:
-    """No rule stands in for this judge."""
-    del sample, answer, compat
-    return Mark(None)
 
 
 def summarise_mmhal(rows: Sequence[Marked]) -> Scores:

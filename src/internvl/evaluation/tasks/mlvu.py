@@ -18,9 +18,11 @@ from internvl.evaluation.benchmark import (
     mean_score,
 )
 from internvl.evaluation.folder import Folder
-from internvl.evaluation.tasks.clips import KIT, bracketed, lettered, place_of
+from internvl.evaluation.tasks.clips import KIT, bracketed, place_of
+from internvl.evaluation.tasks.judged import no_rule
 from internvl.evaluation.tasks.published import reported
 from internvl.metrics.matching import mlvu_match
+from internvl.metrics.mathematics import by_letter
 
 MLVU_WATCH = "Carefully watch this video and pay attention to every detail. Based on your observations, "
 MLVU_CHOICES = {
@@ -34,7 +36,7 @@ MLVU_HINT = "the data set MLVU/MVLU of the Hugging Face hub, whose folder MLVU h
 def read_mlvu(folder: Folder) -> Iterator[Sample]:
     for task, name in MLVU_CHOICES.items():
         for at, row in enumerate(folder.json_rows(f"MLVU/json/{name}.json")):
-            options = lettered(row.items_of("candidates"))
+            options = by_letter(row.items_of("candidates"))
             asked = bracketed(row.text("question"), options)
             yield Sample(
                 id=f"{task}-{at}",
@@ -80,12 +82,6 @@ def summarise_mlvu_texts(rows: Sequence[Marked]) -> Scores:
         return scores
     tasks = scores.groups["task"]
     return Scores(values={"G-Avg": sum(tasks.values()) / len(tasks)}, groups=scores.groups)
-
-
-def unmarked(sample: Sample, answer: str, *, compat: Compat) -> Mark:
-    """No rule can tell what a description is worth."""
-    del sample, answer, compat
-    return Mark(None)
 
 
 MLVU = Benchmark(
@@ -169,7 +165,7 @@ MLVU_GENERATION = Benchmark(
             read_mlvu_texts,
         ),
     ),
-    mark=unmarked,
+    mark=no_rule,
     summarise=summarise_mlvu_texts,
     settings=KIT,
     judging=Judging(version="1", prompt=judge_prompt, parse=judged, published="gpt-4-0125-preview"),

@@ -22,17 +22,13 @@ from internvl.evaluation.benchmark import (
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import choice_prompt, mark_choice, mark_choice_always_official, table_file
-from internvl.evaluation.tasks.instructions import LETTER, SHORT
+from internvl.evaluation.tasks.instructions import LETTER, SHORT, numbered
 from internvl.evaluation.tasks.nlvr import NLVR, NLVR2
 from internvl.evaluation.tasks.published import reported
 from internvl.metrics.matching import mantis_match, mirb_match
 
 IMAGE = "<image>"
-
-
-def numbered(count: int) -> str:
-    """How the family introduces several pictures of one question; a single one needs no number."""
-    return f"{IMAGE}\n" if count == 1 else "".join(f"Image-{at}: {IMAGE}\n" for at in range(1, count + 1))
+ALONE = f"{IMAGE}\n"
 
 
 def pictures_of(row: Row, key: str) -> tuple[Picture, ...]:
@@ -60,7 +56,7 @@ def read_mantis(folder: Folder) -> Iterator[Sample]:
         lines = [question, "\n".join(listed), LETTER] if choice else [question, SHORT]
         yield Sample(
             id=str(row["id"]),
-            prompt=numbered(len(pictures)) + "\n".join(lines).strip(),
+            prompt=numbered(len(pictures), alone=ALONE) + "\n".join(lines).strip(),
             pictures=pictures,
             answer=row.text("answer"),
             facts={
@@ -130,7 +126,7 @@ def read_mirb(folder: Folder) -> Iterator[Sample]:
             names = row.items_of("images")
             yield Sample(
                 id=f"{task}-{at}",
-                prompt=f"{numbered(len(names))}{row.text('questions')}\n{mirb_instruction(task)}",
+                prompt=f"{numbered(len(names), alone=ALONE)}{row.text('questions')}\n{mirb_instruction(task)}",
                 pictures=tuple(folder.picture(f"MIRB/{name}", row=row) for name in names),
                 answer=str(row["answers"]),
                 facts={"task": task},
@@ -197,14 +193,13 @@ def read_mmiu(folder: Folder) -> Iterator[Sample]:
         asked = Row(row["input"] if isinstance(row["input"], dict) else {}, f"{row.where}, `input`")
         truth = Row(row["output"] if isinstance(row["output"], dict) else {}, f"{row.where}, `output`")
         names = asked.items_of("input_image_path")
-        several = numbered(len(names)) if len(names) > 1 else ""
         options = {
             key: text.strip().removeprefix(f"{key}:").strip()
             for key, text in zip(string.ascii_uppercase, row.text("options").split("\n"), strict=False)
         }
         yield Sample(
             id=str(at),
-            prompt=f"{several}{asked.text('question')}\n{asked.text('context')}\n{LETTER}",
+            prompt=f"{numbered(len(names))}{asked.text('question')}\n{asked.text('context')}\n{LETTER}",
             pictures=tuple(folder.picture(f"mmiu/{name.removeprefix('./')}", row=row) for name in names),
             answer=truth.text("output_text"),
             facts={"task": row.text("task"), "options": options},
@@ -262,7 +257,7 @@ def muir_prompt(text: str, count: int) -> str:
     text = text.replace(" ".join([IMAGE] * count), "")
     for at in range(1, count + 1):
         text = text.replace(IMAGE, f"<Image-{at}>", 1)
-    return "".join(f"Image-{at}: {IMAGE}\n" for at in range(1, count + 1)) + text
+    return numbered(count, alone=f"Image-1: {IMAGE}\n") + text
 
 
 def read_muir_table(folder: Folder) -> Iterator[Sample]:

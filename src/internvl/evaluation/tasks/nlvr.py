@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from internvl.evaluation.benchmark import Benchmark, Compat, File, Mark, Picture, Sample, Settings, Source
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
+from internvl.evaluation.tasks.instructions import numbered
 from internvl.metrics.matching import truth_value
 
 PART = "this project's own copy, as a zip with JSON lines"
-PAIR = "Image-1: <image>\nImage-2: <image>\n"
 ASKED = "Is this statement true of the {subject}? Answer with True or False.\n{sentence}"
 """Our own: no score of the family on these two was published."""
 
@@ -31,8 +31,7 @@ def read_nlvr2(folder: Folder) -> Iterator[Sample]:
         stem = identifier.rpartition("-")[0]
         yield Sample(
             id=identifier,
-            prompt="Image-1: <image>\nImage-2: <image>\n"
-            + ASKED.format(subject="two pictures", sentence=row.text("sentence")),
+            prompt=numbered(2) + ASKED.format(subject="two pictures", sentence=row.text("sentence")),
             pictures=tuple(folder.picture(f"nlvr2/test1/{stem}-img{side}.png", row=row) for side in range(2)),
             answer=label(row),
         )

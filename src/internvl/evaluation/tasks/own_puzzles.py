@@ -5,7 +5,6 @@ About four fifths of each; a figure on a part says so. Nobody may train on them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -22,17 +21,15 @@ from internvl.evaluation.benchmark import (
     mean_score,
 )
 from internvl.evaluation.folder import Folder
+from internvl.evaluation.tasks.mathematics import BOXED, mark_mathvision
 from internvl.evaluation.tasks.nlvr import ASKED, label, mark_truth
 from internvl.evaluation.tasks.own import files, picture
+from internvl.evaluation.tasks.perception import mark_blindtest
+from internvl.evaluation.tasks.problems import WISHES, dynamath_prompt, mark_dynamath
 from internvl.evaluation.tasks.published import DOCUMENTATION_2, version_2
 from internvl.evaluation.tasks.science import PUZZLE
-from internvl.metrics.matching import blindtest_match
 from internvl.metrics.mathematics import (
     by_letter,
-    dynamath_answer,
-    dynamath_match,
-    mathvision_answer,
-    mathvision_match,
     puzzlevqa_match,
 )
 
@@ -67,10 +64,6 @@ NLVR = Benchmark(
 
 # ---- MATH-Vision -----------------------------------------------------------------------------------------------------
 
-BOXED = (
-    'Please solve the problem step by step and put your answer in one "\\boxed{}". If it is a multiple choice '
-    'question, only one letter is allowed in the "\\boxed{}".'
-)
 REASONED = Settings(max_new_tokens=2048)
 
 
@@ -80,18 +73,12 @@ def read_mathvision(folder: Folder) -> Iterator[Sample]:
         listed = "" if options == list("ABCDE") else "".join(f"({k}) {v}\n" for k, v in by_letter(options).items())
         yield Sample(
             id=row.text("id"),
-            prompt=f"{BOXED}\n{row.text('question')}\n{listed}",
+            prompt=f"{BOXED}{row.text('question')}\n{listed}",
             pictures=(picture(folder, "mathvision", row),),
             answer=row.text("answer"),
             facts={"options": options, "subject": row.text("subject"), "level": row["level"],
                    "question_type": row.text("question_type")},
         )  # fmt: skip
-
-
-def mark_mathvision(sample: Sample, answer: str, *, compat: Compat) -> Mark:
-    del compat
-    right = mathvision_match(answer, sample.answer, sample.facts["options"])
-    return Mark(float(right), mathvision_answer(answer))
 
 
 MATHVISION = Benchmark(
@@ -166,30 +153,11 @@ PUZZLEVQA = Benchmark(
 
 # ---- DynaMath --------------------------------------------------------------------------------------------------------
 
-KINDS = {
-    "multiple choice": "Provide the corresponing choice option in the 'short answer' key, such as 'A', 'B', 'C', or "
-    "'D'.",
-    "float": "Format the answer as a three-digit floating-point number and provide it in the 'short answer' key.",
-    "text": "Float numbers in the answer should be formatted as three-digit floating-point numbers.",
-}
-"""The published words, misspelling included."""
-GUIDE = (
-    "\n## Answer Instruction Please provide an answer to the question outlined above. Your response should adhere to "
-    "the following JSON format, which includes two keys: 'solution' and 'short answer'. The 'solution' key can contain "
-    "detailed steps needed to solve the question, and the 'short answer' key should provide a concise response. "
-)
-FORM = {"solution": "[Detailed step-by-step explanation]", "short answer": "[Concise Answer]"}
-
-
-def dynamath_prompt(question: str, answer_type: str) -> str:
-    form = json.dumps(FORM, indent=4)
-    return f"## Question\n {question}{GUIDE}{KINDS[answer_type]}\n\nExample of expected JSON response format:\n\n{form}"
-
 
 def read_dynamath(folder: Folder) -> Iterator[Sample]:
     for row in folder.jsonl("dynamath/test.jsonl", unique="id"):
-        if row["answer_type"] not in KINDS:
-            raise row.wrong("answer_type", f"one of {', '.join(KINDS)}")
+        if row["answer_type"] not in WISHES:
+            raise row.wrong("answer_type", f"one of {', '.join(WISHES)}")
         yield Sample(
             id=row.text("id"),
             prompt=dynamath_prompt(row.text("question"), row.text("answer_type")),
@@ -197,13 +165,6 @@ def read_dynamath(folder: Folder) -> Iterator[Sample]:
             answer=row.text("answer"),
             facts={fact: row.text(fact) for fact in ("answer_type", "subject", "level")},
         )
-
-
-def mark_dynamath(sample: Sample, answer: str, *, compat: Compat) -> Mark:
-    del compat
-    kind = sample.facts["answer_type"]
-    said = dynamath_answer(answer, kind)
-    return Mark(float(dynamath_match(answer, sample.answer, kind)), None if said is None else str(said))
 
 
 TRIAL = "result tables of DynaMath/DynaMath, first trial, all 501 questions"
@@ -254,11 +215,6 @@ def read_blindtest(folder: Folder) -> Iterator[Sample]:
                 answer=answer,
                 facts={"task": row.text("task"), "column": column, "wording": number},
             )
-
-
-def mark_blindtest(sample: Sample, answer: str, *, compat: Compat) -> Mark:
-    del compat
-    return Mark(blindtest_match(sample.facts["task"], answer, sample.answer))
 
 
 def summarise_blindtest(rows: Sequence[Marked]) -> Scores:

@@ -27,7 +27,7 @@ from internvl.evaluation.tasks.choice import (
     table_file,
     table_source,
 )
-from internvl.evaluation.tasks.instructions import LETTER, SHORT
+from internvl.evaluation.tasks.instructions import LETTER, SHORT, numbered
 from internvl.evaluation.tasks.published import DOCUMENTATION_1_5, DOCUMENTATION_2, printed, reported, version_2
 from internvl.metrics.matching import BLINDTEST_KINDS, blindtest_match, ocrbench_match
 from internvl.metrics.vcr import Language, vcr_match
@@ -112,11 +112,10 @@ def read_blink(folder: Folder) -> Iterator[Sample]:
     for row in folder.parquet("BLINK/*/val-*.parquet"):
         pictures = row.pictures(*(key for key in (f"image_{at}" for at in range(1, 5)) if row.get(key) is not None))
         options = dict(zip("ABCDEFGH", row.items_of("choices"), strict=False))
-        numbered = "".join(f"Image-{at}: <image>\n" for at in range(1, len(pictures) + 1)) if len(pictures) > 1 else ""
         listed = "".join(f"\n{key}. {text}" for key, text in options.items())
         yield Sample(
             id=row.text("idx"),
-            prompt=f"{numbered}{row.text('question')}{listed}\n{LETTER}",
+            prompt=f"{numbered(len(pictures))}{row.text('question')}{listed}\n{LETTER}",
             pictures=pictures,
             answer=row.text("answer").strip("()"),
             facts={"category": row.text("sub_task"), "options": options},

@@ -26,6 +26,7 @@ from internvl.evaluation.benchmark import (
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.rows import Row
 from internvl.evaluation.tasks.choice import table_file
+from internvl.evaluation.tasks.instructions import numbered
 from internvl.evaluation.tasks.mathematics import LONG, filled
 from internvl.evaluation.tasks.published import version_2_5, version_2_later
 from internvl.metrics.mathematics import cot_answer, dynamath_answer, dynamath_match, extracted_match
@@ -139,23 +140,24 @@ MATHVERSE = "huggingface.co/datasets/AI4Math/MathVerse"
 
 # ---- DynaMath --------------------------------------------------------------------------------------------------------
 
-GUIDE = """\
-## Answer Instruction Please provide an answer to the question outlined above. Your response should adhere to the \
-following JSON format, which includes two keys: 'solution' and 'short answer'. The 'solution' key can contain detailed \
-steps needed to solve the question, and the 'short answer' key should provide a concise response. {wish}
-
-Example of expected JSON response format:
-
-{{
-  "solution": "[Detailed step-by-step explanation]",
-  "short answer": "[Concise Answer]"
-}}"""
+GUIDE = (
+    "\n## Answer Instruction Please provide an answer to the question outlined above. Your response should adhere to "
+    "the following JSON format, which includes two keys: 'solution' and 'short answer'. The 'solution' key can contain "
+    "detailed steps needed to solve the question, and the 'short answer' key should provide a concise response. "
+)
+FORM = {"solution": "[Detailed step-by-step explanation]", "short answer": "[Concise Answer]"}
 WISHES = {
     "multiple choice": "Provide the corresponing choice option in the 'short answer' key, such as 'A', 'B', 'C', or "
     "'D'.",
     "float": "Format the answer as a three-digit floating-point number and provide it in the 'short answer' key.",
+    "text": "Float numbers in the answer should be formatted as three-digit floating-point numbers.",
 }
-WISH = "Float numbers in the answer should be formatted as three-digit floating-point numbers."
+"""The published words, misspelling included."""
+
+
+def dynamath_prompt(question: str, answer_type: str) -> str:
+    wish, form = WISHES.get(answer_type, WISHES["text"]), json.dumps(FORM, indent=4)
+    return f"## Question\n {question}{GUIDE}{wish}\n\nExample of expected JSON response format:\n\n{form}"
 
 
 def read_dynamath(folder: Folder) -> Iterator[Sample]:
@@ -163,7 +165,7 @@ def read_dynamath(folder: Folder) -> Iterator[Sample]:
         kind = row.text("answer_type")
         yield Sample(
             id=str(row["index"]),
-            prompt=f"## Question\n {row.text('question')}\n" + GUIDE.format(wish=WISHES.get(kind, WISH)),
+            prompt=dynamath_prompt(row.text("question"), kind),
             pictures=row.pictures(),
             answer=str(row["answer"]),
             facts={"answer_type": kind, "qid": str(row["qid"]), "varid": str(row["varid"])}
@@ -238,11 +240,10 @@ def olympiad_sample(row: Row, part: str, identifier: str, *, plain: bool) -> Sam
         about = [row.text("context")] if "physics" in part and row.filled("context") else []
         question = "\n".join([olympiad_instruction(row, part), *about, question])
     pictures = row.pictures()
-    numbered = "".join(f"Image-{at}: <image>\n" for at in range(1, len(pictures) + 1)) if len(pictures) > 1 else ""
     subject, language, _ = part.split("_")[2:]
     return Sample(
         id=identifier,
-        prompt=numbered + question,
+        prompt=numbered(len(pictures)) + question,
         pictures=pictures,
         answer=",".join(row.items_of("final_answer")),
         facts={

@@ -21,7 +21,7 @@ from internvl.evaluation.benchmark import (
     mean_score,
 )
 from internvl.evaluation.folder import Folder
-from internvl.evaluation.tasks.clips import KIT, bracketed, lettered, place_of
+from internvl.evaluation.tasks.clips import KIT, bracketed, place_of
 from internvl.evaluation.tasks.instructions import LETTER
 from internvl.evaluation.tasks.mlvu import MLVU, MLVU_GENERATION
 from internvl.evaluation.tasks.published import DOCUMENTATION_2, printed, reported, version_2
@@ -29,6 +29,7 @@ from internvl.evaluation.tasks.subtitles import FRAMES as SUBTITLED_FRAMES
 from internvl.evaluation.tasks.subtitles import seen_lines
 from internvl.metrics.choices import letter
 from internvl.metrics.matching import capital_letter, mvbench_match
+from internvl.metrics.mathematics import by_letter
 
 # ---- MVBench ---------------------------------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ def read_mvbench(folder: Folder) -> Iterator[Sample]:
     for task, (place, cut) in MVBENCH_TASKS.items():
         for at, row in enumerate(folder.json_rows(mvbench_list(task))):
             bound = (float(row.number("start")), float(row.number("end"))) if cut else None
-            options = lettered(row.items_of("candidates"))
+            options = by_letter(row.items_of("candidates"))
             right = place_of(row, str(row["answer"]), options)
             yield Sample(
                 id=f"{task}-{at}",
@@ -199,7 +200,7 @@ def video_mme(subtitles: bool) -> Benchmark:
 
 def read_long_video(folder: Folder) -> Iterator[Sample]:
     for row in folder.json_rows("LongVideoBench/lvb_val.json"):
-        options = lettered(row.items_of("candidates"))
+        options = by_letter(row.items_of("candidates"))
         place = row.number("correct_choice")
         if place not in range(len(options)):
             raise row.wrong("correct_choice", f"the place of one of {len(options)} candidates, from 0")
