@@ -159,3 +159,8 @@ def test_the_middle_of_each_cell_is_the_middle_of_its_camera(camera, cell):
 def test_camera_coordinates(text, paper, original):
     assert camera_coordinates(text) == paper
     assert camera_coordinates(text, compat="original") == original
+
+
+def test_numbers_too_large_for_a_picture_are_no_box():
+    assert parse_listed_box(f"[[1{'0' * 400}, 2, 3, 4]]", (800, 800)) is None
+    assert parse_box(f"[1{'0' * 400}, 2, 3, 4]", (800, 800)) is not None

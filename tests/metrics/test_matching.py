@@ -211,3 +211,15 @@ def test_by_length():
     assert by_length([]) == {}
     cells = [(1000, 0.0, 1.0), (1999, 1.0, 0.0), (2000, 0.5, 1.0), (70_000, 0.99, 1.0), (999, 0.2, 1.0)]
     assert by_length(cells) == {"1k": 0.5, "2k": 1.0, "64k": 1.0}
+
+
+def test_more_digits_than_python_reads_are_a_wrong_number():
+    digits = "1" * 5000
+    assert needle_match(digits, 1) == 0
+    assert blindtest_match("SubwayMap", digits, "2") == 0
+    assert blindtest_match("CountingRowsAndColumns", f"{digits} rows, {digits} columns", "(5,6)") == 0
+
+
+def test_a_word_of_many_thousand_letters_is_not_cut():
+    assert tokens("'s" * 600, "en") == ["'s" * 600]
+    assert vcr_match("n't" * 20_000, "in the city of", "en") == (0.0, 0.0)

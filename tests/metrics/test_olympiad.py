@@ -81,3 +81,13 @@ def test_the_last_announcement_counts_in_both_languages():
 def test_any_text_is_compared(text):
     assert olympiad_match(text, "x+1") in (True, False)
     assert olympiad_match("x+1", text) in (True, False)
+
+
+def test_numbers_too_far_apart_for_a_float_are_not_equal():
+    assert not olympiad_match("10^{308}*1.7+10^{308}*1.7\\sqrt{-1}", "3")
+
+
+def test_thousands_of_boxes_in_boxes_are_not_read():
+    assert not olympiad_match("\\boxed{" * 3000 + "3" + "}" * 3000, "3")
+    assert olympiad_match("\\boxed{" * 2 + "3" + "}" * 2, "3") is False  # both boxes count, as with the authors
+    assert olympiad_match("\\boxed{3}", "3")
