@@ -172,6 +172,9 @@ def test_subrip():
     )
     assert subrip(text) == [(1.0, 2.5, "One more"), (3600.0, 3601.0, "3")]
     assert subrip("") == subrip("no times at all") == []
+    silent = "1\n00:00:01,000 --> 00:00:02,000\n2\n00:00:03,000 --> 00:00:04,000\nHello\n"
+    assert subrip(silent) == [(1.0, 2.0, ""), (3.0, 4.0, "Hello")]
+    assert subrip("\n" * 200_000) == subrip(f"{'1' * 5000}:00:01,000 --> 00:00:02,000\nHello\n") == []
     assert heard(subrip(text), [0.5, 1.5, 2.0, 3600.5]) == "One more\nOne more\n3"
 
 

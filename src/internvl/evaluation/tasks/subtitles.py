@@ -12,8 +12,8 @@ from internvl.evaluation.folder import Folder
 
 FRAMES = 16
 """For how many frames lines are taken; a prompt is fixed before anyone chooses frames."""
-TIME = r"(\d+):(\d\d):(\d\d)[,.](\d{1,3})"
-SPAN = re.compile(rf"^\s*{TIME}\s*-->\s*{TIME}[^\n]*\n", re.MULTILINE)
+TIME = r"(\d{1,4}):(\d\d):(\d\d)[,.](\d{1,3})"
+SPAN = re.compile(rf"^[ \t]*+{TIME}\s*+-->\s*+{TIME}[^\n]*+\n", re.MULTILINE)
 TAG = re.compile(r"<[^<>\n]*>|\{\\[^{}\n]*\}")
 
 Line = tuple[float, float, str]
@@ -32,7 +32,8 @@ def subrip(text: str) -> list[Line]:
     for span, after in zip_longest(spans, spans[1:]):
         said = text[span.end() : after.start() if after else None]
         if after:
-            said = re.sub(r"\n\s*\d+\s*$", "", said)  # the number of the next entry
+            before, _, last = said.rstrip().rpartition("\n")
+            said = before if last.strip().isdecimal() else said  # the number of the next entry
         hours = [int(part) for part in span.groups()]
         start, stop = (h * 3600 + m * 60 + s + ms / 1000 for h, m, s, ms in (hours[:4], hours[4:]))
         found.append((start, stop, " ".join(TAG.sub("", said).split())))
