@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from internvl.errors import DataError, MissingExtra
-from internvl.evaluation.tasks import general, mmbench, mme, mme_realworld
+from internvl.evaluation.tasks import TABLE, general, mmbench, mme, mme_realworld
 from tests.evaluation import layouts
 from tests.evaluation.layouts import IMAGE, check_lists, lines, png, put, table
 
@@ -252,6 +252,11 @@ def test_tables_of_choices(tmp_path, task, file):
     found = scores(task, [first, second], ["The answer is (B)", "either"])
     assert next(iter(found.values.values())) == 50
     assert found.groups["category"] == {"c": 100.0, "d": 0.0}
+
+
+def test_several_pictures_of_mmt_have_six_tiles_each_as_with_vlmevalkit():
+    settings = TABLE["mmt-bench-val-mi"].settings
+    assert (settings.max_tiles, settings.together) == (6, 64)
 
 
 def test_a_subject_of_mmt_is_the_mean_of_its_tasks(tmp_path):

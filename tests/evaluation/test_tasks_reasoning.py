@@ -299,7 +299,7 @@ def test_mathverse(tmp_path):
 
 def test_mathverse_as_a_table_without_the_wish_for_a_direct_answer(tmp_path):
     row = verse_row(index=9, query_cot="Think.", metadata="{'split': 'testmini', 'subject': 'Functions'}", image=IMAGE)
-    row |= {"question": "Hint: please directly answer the question and provide the letter.", "query_wo": ""}
+    row |= {"question": "Hint: please directly answer the question and provide the letter.", "query_wo": "Find x."}
     put(tmp_path, "MathVerse_MINIV.tsv", table(row))
     (found,) = samples("mathverse", tmp_path)
     assert found.prompt == "Hint: please provide the letter."

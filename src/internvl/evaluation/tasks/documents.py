@@ -191,7 +191,7 @@ TASKS: tuple[Benchmark, ...] = (
         sources=(choice_source("AI2D_TEST_NO_MASK", "fd8f463634d4fe9fbd23b876e8eea5be"),),
         mark=mark_choice_always_official,
         summarise=mean_score(by=("category",)),
-        settings=Settings(max_new_tokens=10),
+        settings=Settings(max_new_tokens=100),
         published=(
             *version_2_5("accuracy", {"1B": 77.8, "2B": 83.5, "8B": 92.8, "78B": 95.7}),
             *printed("accuracy", CARD_2_5, {"InternVL2-1B": 70.5, "InternVL2-2B": 82.3, "InternVL2-8B": 91.7}),

@@ -162,7 +162,14 @@ def _table(name: str, title: str, paper: str, source: Source, **more: object) ->
 
 def _mmt(name: str, table: str, md5: str, title: str) -> Benchmark:
     source = table_source(table, md5, at="benchmarks/MMT-Bench")
-    return _table(name, title, "arXiv:2404.16006", source, summarise=summarise_mmt)
+    return _table(
+        name,
+        title,
+        "arXiv:2404.16006",
+        source,
+        summarise=summarise_mmt,
+        settings=Settings(max_new_tokens=100, together=64),
+    )
 
 
 TABLES = (

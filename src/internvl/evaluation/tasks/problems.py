@@ -78,21 +78,24 @@ def read_mathverse(folder: Folder, *, cot: bool) -> Iterator[Sample]:
         if not isinstance(metadata, Mapping):
             raise row.wrong("metadata", "an object")
         picture = folder.picture(f"MathVerse/images/{row.text('image')}", row=row)
-        yield replace(mathverse_sample(row, cast("Mapping[str, Any]", metadata), cot=cot), pictures=(picture,))
+        sample = mathverse_sample(row, cast("Mapping[str, Any]", metadata), "query_cot" if cot else "query_wo")
+        yield replace(sample, pictures=(picture,))
 
 
 def read_mathverse_table(folder: Folder, *, cot: bool) -> Iterator[Sample]:
     for row in folder.table("MathVerse_MINIV.tsv"):
         try:  # written as Python prints it
             metadata: Any = json.loads(row.text("metadata").replace("'", '"'))
-        except ValueError:
-            raise row.wrong("metadata", "an object") from None
-        yield replace(mathverse_sample(row, metadata, cot=cot), pictures=row.pictures())
+        except (ValueError, RecursionError):
+            metadata = None
+        if not isinstance(metadata, Mapping):
+            raise row.wrong("metadata", "an object")
+        sample = mathverse_sample(row, cast("Mapping[str, Any]", metadata), "query_cot" if cot else "question")
+        yield replace(sample, pictures=row.pictures())
 
 
-def mathverse_sample(row: Row, metadata: Mapping[str, Any], *, cot: bool) -> Sample:
-    """VLMEvalKit's InternVL wrapper takes the wish for a direct answer out of the question."""
-    key = "query_cot" if cot else "query_wo" if row.filled("query_wo") else "question"
+def mathverse_sample(row: Row, metadata: Mapping[str, Any], key: str) -> Sample:
+    """key: the column that is asked. VLMEvalKit's InternVL wrapper takes the wish for a direct answer out of it."""
     facts = {name: str(metadata[name]) for name in ("subject", "subfield") if name in metadata}
     question = row["question_for_eval"] if row.filled("question_for_eval") else row["question"]
     return Sample(
