@@ -31,7 +31,7 @@ MAY_IMPORT = {  # package -> the siblings it may import, beside `errors`, which 
     "export": "models weights data",
     "serving": "inference data weights export",
     "recipes": "training data zoo",
-    "nano": "models data",
+    "nano": "models data metrics",
     "__main__": "cli",
 }
 ANYTHING_INSIDE_FUNCTIONS = {"__init__", "bench", "cli"}

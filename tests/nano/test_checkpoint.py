@@ -16,7 +16,7 @@ from internvl.data.encode import Encoder
 from internvl.models.chat import ChatModel
 from internvl.nano import form
 from internvl.nano.corpus import Corpus
-from internvl.nano.exam import answer, edits, held_out_samples, is_right, score
+from internvl.nano.exam import answer, held_out_samples, is_right, score
 from internvl.nano.world import TALK, Sample, draw_scene
 from internvl.weights.load import load_encoder
 
@@ -52,14 +52,12 @@ def test_it_greets_and_says_what_it_is(model, encoder):
 
 
 def test_scores():
-    assert edits("kitten", "sitting") == 3
-    assert edits("", "abc") == edits("abc", "") == 3
     assert is_right("icon", "Pizza", "pizza")
     assert not is_right("read", "Pizza", "pizza")
 
 
 def test_it_counts_shapes(model, encoder):
-    """Sixty drawings of seeds that training never used; the card says 0.57 of 2,100."""
+    """Sixty drawings of seeds that training never used; the card says 0.73 of 2,100."""
     rng = random.Random("never drawn in training: count")
     shares = score(model, encoder, {"count": [draw_scene(rng) for _ in range(60)]})
     assert shares["count"] >= 0.4

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from internvl.data.encode import Encoder
 from internvl.data.image import normalise
 from internvl.data.tokenizer import Tokenizer
+from internvl.metrics.edits import levenshtein
 from internvl.models.attention import KVCache
 from internvl.models.chat import ChatModel
 from internvl.nano import form
@@ -73,22 +74,12 @@ def score(model: ChatModel, encoder: Encoder, samples: dict[str, list[Sample]]) 
         pairs = [(given, s.turns[0][1]) for given, s in zip(answer(model, encoder, members), members, strict=True)]
         shares[task] = sum(is_right(task, given, wanted) for given, wanted in pairs) / len(pairs)
         if task in EXACT:
-            shares[f"{task}_cer"] = sum(edits(*pair) for pair in pairs) / sum(len(wanted) for _, wanted in pairs)
+            shares[f"{task}_cer"] = sum(levenshtein(*pair) for pair in pairs) / sum(len(wanted) for _, wanted in pairs)
     return shares
 
 
 def is_right(task: str, given: str, wanted: str) -> bool:
     return given == wanted if task in EXACT else given.casefold() == wanted.casefold()
-
-
-def edits(a: str, b: str) -> int:
-    """Levenshtein distance."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, start=1):
-        corner, row[0] = row[0], i
-        for j, y in enumerate(b, start=1):
-            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (x != y))
-    return row[-1]
 
 
 def main() -> None:
