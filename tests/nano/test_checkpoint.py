@@ -60,15 +60,15 @@ def test_it_counts_shapes(model, encoder):
     """Sixty drawings of seeds that training never used; the card says 0.73 of 2,100."""
     rng = random.Random("never drawn in training: count")
     shares = score(model, encoder, {"count": [draw_scene(rng) for _ in range(60)]})
-    assert shares["count"] >= 0.4
+    assert shares["count"] >= 0.55
 
 
 def test_it_names_what_it_never_saw(model, encoder, shared):
-    """The card says 0.37 of 2,074 photographs and 6 of 24 flags in another drawing."""
+    """The card says 0.49 of 2,074 photographs and 16 of 24 flags in another drawing."""
     held_out = held_out_samples(Corpus.read(shared / "data"), (), limit=150)
     shares = score(model, encoder, {task: held_out[task] for task in ("photo", "flag")})
-    assert shares["photo"] >= 0.3
-    assert shares["flag"] >= 0.16
+    assert shares["photo"] >= 0.42
+    assert shares["flag"] >= 0.5
 
 
 @pytest.mark.parametrize(
