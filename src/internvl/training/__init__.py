@@ -1,0 +1,1 @@
+"""Training: one config, one loop, objectives that are pure functions."""

@@ -1,0 +1,259 @@
+"""Everything a training run is told, as frozen values. A recipe returns one; the command line changes single fields.
+
+    TrainConfig = start (which weights) + learn (which of them change) + data + objective + optim + run + parallel
+
+What cannot be honoured is refused when the value is made, all faults at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from internvl.data.mixture import Source
+from internvl.errors import ConfigError
+
+Dtype = Literal["bf16", "fp16", "fp32"]
+Batching = Literal["packed", "grouped", "plain"]
+Overlong = Literal["drop", "fewer_tiles"]
+Weighting = Literal["token", "sample", "square"]
+Kind = Literal["sft", "dpo", "mpo", "pretrain_pair", "retrieval", "classify"]
+Reference = Literal["model", "adapter_off", "cache"]
+ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
+Shard = Literal["full", "hybrid", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Which weights training begins from: a checkpoint, a new model of parts, or a checkpoint with parts exchanged."""
+
+    model: str | None = None
+    """Hub id, zoo name or folder; None, and no parts: the embedded nano."""
+    vision: str | None = None
+    """A tower (InternViT, or the tower of a chat checkpoint)."""
+    language: str | None = None
+    """A language model (plain, or that of a chat checkpoint), with its tokenizer."""
+    projector: str | None = None
+    """A chat checkpoint, or a file of `mlp1` weights; None with new parts: freshly initialised."""
+    template: str | None = None
+    """None: the checkpoint's."""
+    new_tokens: tuple[str, ...] = ()
+    tile_size: int | None = None
+    """Side of a tile in pixels; positions are resized once, for good. None: the checkpoint's."""
+    select_layer: int | None = None
+    pixel_shuffle: Literal["v1", "v2"] | None = None
+    drop_path: float = 0.0
+    """Stochastic depth of the tower; only active while the tower learns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learn:
+    """What changes. A part with an adapter is itself frozen."""
+
+    vision: bool = True
+    projector: bool = True
+    language: bool = True
+    vision_layers: str = "all"
+    """Blocks of a learning tower that change: `all`, or a slice like `-4:` or `0:12` (embeddings then stay)."""
+    language_layers: str = "all"
+    only: tuple[str, ...] = ()
+    """If given, only parameters whose names start so change (`text_projection`, `qllama.lm_head`)."""
+    vision_lora: int = 0
+    """Rank of the adapters of the tower; 0: none."""
+    language_lora: int = 0
+    lora_alpha: float | None = None
+    """None: twice the rank."""
+    lora_dropout: float = 0.05
+    dora: bool = False
+    quantize: Literal["int8", "int4"] | None = None
+    """Hold the frozen linear layers under adapters in fewer bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What is read, how a sample is made of it, and how samples become batches."""
+
+    path: str = ""
+    """A meta file (JSON), or one annotation file of `kind` rows."""
+    root: str = ""
+    kind: str = "conversation"
+    sources: tuple[Source, ...] = ()
+    """Instead of `path`."""
+    held_out: str = ""
+    """Like `path`: rows that are never learnt from, for the losses and answers during training."""
+    held_out_rows: int = 256
+    resampling: Literal["size", "sqrt"] = "size"
+    """How often a source is drawn: in proportion to its rows, or to their square root."""
+    max_length: int = 8192
+    """Tokens of one sample."""
+    overlong: Overlong = "drop"
+    bad_rows: float = 0.01
+    """The share of rows that may be unusable before the run stops."""
+    min_tiles: int | None = None
+    max_tiles: int | None = None
+    """Of one sample, without thumbnails; None: the checkpoint's."""
+    dynamic: bool | None = None
+    thumbnail: bool | None = None
+    min_frames: int = 8
+    max_frames: int = 32
+    batching: Batching = "packed"
+    rows: int = 1
+    """Of one micro-batch on one device: packs, or rows of `grouped` and `plain` batches."""
+    pack_tokens: int = 8192
+    pack_tiles: int = 48
+    pack_buffers: int = 20
+    text_length: int = 80
+    """Tokens of a caption (image-text pairs)."""
+    workers: int = 4
+    """Processes that prepare samples on each rank; 0: none besides the training itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What is made small."""
+
+    kind: Kind = "sft"
+    weighting: Weighting = "token"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    preference: float = 0.8
+    """Weight of the DPO term of MPO."""
+    quality: float = 0.2
+    """Weight of the BCO term of MPO."""
+    generation: float = 1.0
+    """Weight of the SFT term of MPO on the chosen answers."""
+    reference: Reference = "model"
+    matching: float = 1.0
+    """Weights of the three terms of `pretrain_pair` and `retrieval`: ITM, ITC, ITG."""
+    contrastive: float = 1.0
+    captioning: float = 1.0
+    router: float = 0.0
+    """Weight of the load balance of a mixture of experts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW and its schedule."""
+
+    lr: float = 2e-5
+    vision_lr: float | None = None
+    """None: `lr`."""
+    projector_lr: float | None = None
+    language_lr: float | None = None
+    weight_decay: float = 0.05
+    decay_all: bool = True
+    """Also norms, biases, layer scales, embeddings and adapters, as the first code base did; False: matrices alone."""
+    vision_layer_decay: float = 1.0
+    """Each block below the last learns this much slower than the one above it."""
+    language_layer_decay: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float = 1.0
+    """Largest norm of all gradients together; 0: none."""
+    schedule: ScheduleName = "cosine"
+    warmup: float = 0.03
+    """Below 1 a share of all steps, from 1 on a number of steps."""
+    decay: float = 0.2
+    """`wsd`: the share of all steps in which the rate falls."""
+    floor: float = 0.0
+    """The rate at the end, as a share of the highest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How long, in what precision, and what is kept of it."""
+
+    out: str = "runs/out"
+    steps: int | None = None
+    """None: as many as `epochs` take."""
+    epochs: float = 1.0
+    batch: int = 1
+    """Rows or packs of one optimiser step over all ranks; divided by ranks and `data.rows`, the rest is accumulated."""
+    seed: int = 42
+    dtype: Dtype = "bf16"
+    """Of the products; weights that learn are kept in fp32."""
+    device: str | None = None
+    save_every: int = 200
+    keep: int = 3
+    resume: bool = True
+    """Go on from the newest checkpoint in `out`, if there is one."""
+    eval_every: int = 0
+    """0: at the end only, if there are held-out rows."""
+    best: str = "loss"
+    """The held-out figure that chooses the best checkpoint; losses are small when good, all else large."""
+    patience: int = 0
+    """Stop after so many evaluations without a better figure; 0: never."""
+    log_every: int = 1
+    tensorboard: bool = True
+    wandb: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """Over how many devices, and what is recomputed."""
+
+    shard: Shard = "full"
+    """Under torchrun: `full` over all ranks, `hybrid` within a node with a copy on each, `none` copies alone."""
+    offload: bool = False
+    """Keep weights and optimiser in host memory."""
+    checkpoint_language: bool = True
+    """Recompute each layer in the backward pass."""
+    checkpoint_vision: bool = True
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole training run.
+
+    >>> TrainConfig(data=Data(path="train.jsonl"), optim=Optim(lr=4e-5)).run.steps is None
+    True
+    """
+
+    start: Start = field(default_factory=Start)
+    learn: Learn = field(default_factory=Learn)
+    data: Data = field(default_factory=Data)
+    objective: Aim = field(default_factory=Aim)
+    optim: Optim = field(default_factory=Optim)
+    run: Run = field(default_factory=Run)
+    parallel: Parallel = field(default_factory=Parallel)
+
+    def __post_init__(self) -> None:
+        if faults := list(_faults(self)):
+            raise ConfigError(f"the training config cannot be used: {'; '.join(faults)}")
+
+
+def _faults(config: TrainConfig) -> Iterator[str]:
+    """Every fault that needs no file and no model to be seen."""
+    learn, data, optim, run = config.learn, config.data, config.optim, config.run
+    positive = {
+        "data.max_length": data.max_length, "data.rows": data.rows, "data.pack_tokens": data.pack_tokens,
+        "data.pack_tiles": data.pack_tiles, "data.pack_buffers": data.pack_buffers, "run.batch": run.batch,
+        "run.epochs": run.epochs, "optim.eps": optim.eps, "data.text_length": data.text_length,
+        "data.min_frames": data.min_frames, "run.save_every": run.save_every, "run.keep": run.keep,
+        "objective.beta": config.objective.beta, "run.log_every": run.log_every,
+    }  # fmt: skip
+    yield from (f"{name} is {value}, expected more than 0" for name, value in positive.items() if not value > 0)
+    shares = {
+        "data.bad_rows": data.bad_rows, "optim.decay": optim.decay, "optim.floor": optim.floor,
+        "start.drop_path": config.start.drop_path, "learn.lora_dropout": learn.lora_dropout,
+        "objective.label_smoothing": config.objective.label_smoothing,
+    }  # fmt: skip
+    yield from (f"{name} is {value}, expected 0 to 1" for name, value in shares.items() if not 0 <= value <= 1)
+    rates = {"optim.lr": optim.lr, "optim.weight_decay": optim.weight_decay, "optim.warmup": optim.warmup}
+    yield from (f"{name} is {value}, expected 0 or more" for name, value in rates.items() if not value >= 0)
+    if run.steps is not None and run.steps < 1:
+        yield f"run.steps is {run.steps}, expected at least 1"
+    if run.batch % data.rows:
+        yield f"run.batch is {run.batch}, which data.rows {data.rows} does not divide"
+    if data.path and data.sources:
+        yield "data.path and data.sources are both given, expected one of them"
+    if data.max_frames < data.min_frames:
+        yield f"data.max_frames is {data.max_frames}, below data.min_frames {data.min_frames}"
+    if learn.quantize and not (learn.language_lora or learn.vision_lora):
+        yield "learn.quantize holds the layers under adapters in fewer bits, but no adapter is asked for"
+    if config.objective.reference == "adapter_off" and not (learn.language_lora or learn.vision_lora):
+        yield "objective.reference is adapter_off, but learn.language_lora and learn.vision_lora are 0"
+    if data.batching == "packed" and data.rows != 1:
+        yield f"data.rows is {data.rows} and batching is packed; a pack is one row: set data.pack_tokens instead"
