@@ -34,7 +34,7 @@ from internvl.training.optim import Scaler, rate_at, set_rate
 from internvl.training.parallel import World, clip, last_backward, reduce_gradients
 
 MOST_SKIPPED = 3
-"""Steps in a row whose gradients may be infinite or no numbers; fp16 finds its scale by such steps and may have more."""
+"""Steps in a row whose gradients may be infinite or no numbers; fp16 finds its scale that way and may need more."""
 MOST_SKIPPED_FP16 = 30
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
