@@ -59,9 +59,10 @@ class Answers:
         """Share of exact answers (normalised as VQA does) and mean ANLS, 0 to 1; greedy."""
         chat = Chat(model, encoder, sampling=SamplingConfig(max_new_tokens=self.max_new_tokens))
         given = chat.batch([list(one.messages) for one in self.questions], batch_size=self.batch_size)
+        right = [exact(answer.text, one.expected) for one, answer in zip(self.questions, given, strict=True)]
         rows = [
-            {"id": one.id, "expected": one.expected, "answer": answer.text, "exact": exact(answer.text, one.expected)}
-            for one, answer in zip(self.questions, given, strict=True)
+            {"id": one.id, "expected": one.expected, "answer": answer.text, "exact": mark}
+            for one, answer, mark in zip(self.questions, given, right, strict=True)
         ]
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ class Answers:
             new.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
             os.replace(new, path)
         return {
-            "exact": fmean(row["exact"] for row in rows),
+            "exact": fmean(right),
             "anls": fmean(anls(a.text, [one.expected]) for one, a in zip(self.questions, given, strict=True)),
         }
 
