@@ -7,6 +7,9 @@ No other file builds a mask. A query sees a key if all of these hold:
     keys       the key is not padding
     packing    query and key are in the same segment
     prefix     ... or the key is one of the first `prefix` ones, which every query sees (QLLaMA's queries)
+    apart      ... or, instead, the first `prefix` ones see each other and nobody else sees or is seen by them
+
+Rows that look in different ways can share one pass: `Sight.stacked`.
 """
 
 from __future__ import annotations
@@ -59,8 +62,17 @@ class Sight:
     """(B, T) place of every query among the keys of its row; None: the last T."""
     prefix: int = 0
     """The first `prefix` keys are seen by every query, whatever is causal."""
+    apart: bool = False
+    """The first `prefix` places and the rest do not see each other."""
     packing: Packing | None = None
+    stack: tuple[tuple[int, Sight], ...] = ()
+    """Groups of rows, each with a sight of its own; the other fields are then not read."""
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def stacked(*groups: tuple[int, Sight]) -> Sight:
+        """Rows that look in different ways: (rows, how they look) for each group, in the order of the batch."""
+        return Sight(aligned=False, stack=groups)
 
     def mask(self, window: int | None, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """(B or 1, 1, T, S) bool, or None where every query sees every key. One per window, built on first use."""
@@ -69,6 +81,10 @@ class Sight:
         return self._masks[window]
 
     def _build(self, window: int | None, queries: int, keys: int, device: torch.device) -> Tensor | None:
+        if self.stack:
+            everything = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
+            masks = [(rows, sight.mask(window, queries, keys, device)) for rows, sight in self.stack]
+            return torch.cat([(everything if m is None else m).expand(rows, 1, queries, keys) for rows, m in masks])
         mask = None if self.keys is None else self.keys[:, None, :]  # (B, 1, S)
         if self.causal:
             last = torch.arange(keys - queries, keys, device=device)[None]
@@ -79,6 +95,8 @@ class Sight:
                 behind = behind & (key_at > query_at - window)
             if self.prefix:
                 behind = behind | (key_at < self.prefix)
+            if self.apart:
+                behind = behind & ((key_at < self.prefix) == (query_at < self.prefix))
             mask = behind if mask is None else behind & mask
         return None if mask is None else mask[:, None]
 

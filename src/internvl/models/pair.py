@@ -11,7 +11,8 @@ Chen et al. 2023, arXiv:2312.14238. A plain InternVL-C (`PairConfig.queries == 0
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,24 @@ Mode = Literal["InternVL-C", "InternVL-G"]
 MODES: dict[str, None] = dict.fromkeys(("InternVL-C", "InternVL-G"))
 PAD = 0
 """Text is padded with this id, on the right; `ids > 0` is the mask."""
+IGNORED = -100
+"""A target that is not learnt."""
+
+
+class PairOutputs(NamedTuple):
+    """What the losses of a pair are made of; None where it was not asked for. Vectors (B, embed_dim) are unit ones."""
+
+    scale: Tensor
+    """What cosines are multiplied by."""
+    text: Tensor | None
+    picture: Tensor | None
+    """Of the tower alone (InternVL-C)."""
+    queries: Tensor | None
+    """Of what the queries saw."""
+    matching: Tensor | None
+    """(M, 2) logits: does not belong to the picture, belongs to it."""
+    captions: Tensor | None
+    """(B, T) log-probabilities of the targets; 0 where nothing is learnt."""
 
 
 class PairModel(nn.Module):
@@ -80,15 +99,96 @@ class PairModel(nn.Module):
 
     def encode_text(self, text_ids: Tensor) -> Tensor:
         """(N, T) right padded with 0 -> (N, embed_dim), not normalised: the last token's state, projected."""
-        last = (text_ids != PAD).sum(1) - 1
-        hidden = self.text_features(text_ids)
-        return hidden[torch.arange(len(hidden), device=hidden.device), last] @ self.text_projection
+        return self._last(self.text_features(text_ids), text_ids) @ self.text_projection
 
     def text_features(self, text_ids: Tensor) -> Tensor:
         """(N, T) -> (N, T, dim): text alone, no queries, no picture."""
         positions = torch.arange(text_ids.shape[1], device=text_ids.device)[None].expand(len(text_ids), -1)
         sight = Sight(aligned=False, keys=text_ids != PAD)
         return self.qllama(self.qllama.model.embed_tokens(text_ids), sight=sight, positions=positions)
+
+    def _last(self, hidden: Tensor, text_ids: Tensor) -> Tensor:
+        """The state (N, dim) of each text's last token."""
+        last = (text_ids != PAD).sum(1) - 1
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def pair_outputs(
+        self,
+        pixel_values: Tensor,
+        summary: Tensor | None = None,
+        *,
+        matching: Tensor | None = None,
+        generation: Tensor | None = None,
+        targets: Tensor | None = None,
+        picture: bool = False,
+    ) -> PairOutputs:
+        """Everything that the objectives of a pair need: one pass of the tower, one of QLLaMA for all tasks.
+
+        pixel_values (B, 3, S, S); texts right padded with 0: `summary` (B, T) to compare, `matching` (n B, T) to judge
+        (n texts for each picture: all pictures once, all again, ...), `generation` (B, T) to learn to write where
+        `targets` (B, T) is not -100. `picture`: also what the tower alone makes of the picture.
+
+            task         the queries see               the text sees
+            matching     queries and text              queries and text
+            summary      queries                       the text before it
+            generation   queries                       queries, the text before it
+        """
+        states = self.vision_model(pixel_values)
+        alone = F.normalize(self.clip_projector(states), dim=-1) if picture else None
+        if self.query_tokens is None:
+            if matching is not None or generation is not None:
+                raise UsageError("this is a plain InternVL-C, without queries; it can only compare pictures and texts")
+            text = None if summary is None else F.normalize(self.encode_text(summary), dim=-1)
+            return PairOutputs(self.logit_scale.exp(), text, alone, None, None, None)
+        assert self.itm_head is not None and self.clip_projector2 is not None
+        first = self.config.queries
+        judging, comparing, writing = self._read_together(
+            states,
+            (matching, Sight(causal=False)),
+            (summary, Sight(prefix=first, apart=True)),
+            (generation, Sight(prefix=first)),
+        )
+        judged = seen = text = written = None
+        if judging is not None:
+            judged = self.itm_head(judging[:, :first]).mean(dim=1)
+        if comparing is not None and summary is not None:
+            seen = F.normalize(self.clip_projector2(comparing[:, :first]), dim=-1)
+            text = F.normalize(self._last(comparing[:, first:], summary) @ self.text_projection, dim=-1)
+        if writing is not None and targets is not None:
+            written = self._target_logprobs(writing[:, first:], targets)
+        return PairOutputs(self.logit_scale.exp(), text, alone, seen, judged, written)
+
+    def _read_together(self, states: Tensor, *tasks: tuple[Tensor | None, Sight]) -> list[Tensor | None]:
+        """Hidden states (rows, queries + T, dim) of each task whose texts are given, all in one pass of QLLaMA.
+
+        Each text is read from its own length on; the widest decides T of the pass.
+        """
+        given = [(ids, sight) for ids, sight in tasks if ids is not None]
+        if not given:
+            return [None] * len(tasks)
+        width = max(ids.shape[1] for ids, _ in given)
+        ids = torch.cat([F.pad(ids, (0, width - ids.shape[1]), value=PAD) for ids, _ in given])
+        queries = self._queries(len(ids))
+        x = torch.cat((queries, self.qllama.model.embed_tokens(ids)), dim=1)
+        keys = F.pad(ids != PAD, (queries.shape[1], 0), value=True)
+        rows = [len(ids) for ids, _ in given]
+        sights = [
+            replace(sight, aligned=False, keys=seen) for (_, sight), seen in zip(given, keys.split(rows), strict=True)
+        ]
+        positions = torch.arange(x.shape[1], device=x.device)[None].expand(len(x), -1)
+        sight = Sight.stacked(*zip(rows, sights, strict=True))
+        hidden = iter(self.qllama(x, sight=sight, positions=positions, vision=states).split(rows))
+        return [None if ids is None else next(hidden)[:, : queries.shape[1] + ids.shape[1]] for ids, _ in tasks]
+
+    def _target_logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """log p(targets[b, t] | what stands before), (B, T) in fp32; 0 where nothing is learnt and at t = 0."""
+        learnt = targets != IGNORED
+        learnt[:, 0] = False
+        rows, columns = learnt.nonzero(as_tuple=True)
+        found = self.qllama.logprobs(hidden[rows, columns - 1], targets[rows, columns])
+        return torch.zeros(targets.shape, dtype=found.dtype, device=found.device).index_put((rows, columns), found)
 
     # --- captions: the protocol of `ChatModel.prefill` and `ChatModel.step` ------------------------------------------
 

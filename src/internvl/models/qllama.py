@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from internvl.models.attention import EVERYTHING, KVCache, Sight, attend
 from internvl.models.config import PairConfig, TextConfig
@@ -23,6 +24,8 @@ class QLlama(nn.Module):
         self.config = config
         self.model = QLlamaStack(config)
         self.lm_head = Linear(config.text.dim, config.text.vocab, bias=False) if config.queries else None
+        self.checkpointing = False
+        """Recompute each layer in the backward pass instead of keeping its activations."""
 
     def forward(
         self,
@@ -33,14 +36,37 @@ class QLlama(nn.Module):
         vision: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """`vision` (B, S, vision dim): where given, the first `queries` rows of x are the queries."""
+        """`vision` (B, S, vision dim): where given, the first `queries` tokens of each row of x are the queries.
+
+        x may have several times as many rows as there are pictures: then all pictures once, all again, and so on.
+        """
         cos, sin = rotary_tables(self.config.text, positions, positions[:, -1:] + 1)
         rotary = (cos.to(x.dtype), sin.to(x.dtype))
         for layer in self.model.layers:
-            x = layer(x, rotary, sight, vision, cache)
+            if self.checkpointing and self.training and cache is None:
+                x = checkpoint(layer, x, rotary, sight, vision, None, use_reentrant=False)
+            else:
+                x = layer(x, rotary, sight, vision, cache)
         if cache is not None:
             cache.advance()
         return self.model.norm(x)
+
+    def logprobs(self, hidden: Tensor, wanted: Tensor, *, chunk: int = 1024) -> Tensor:
+        """log p(wanted[i] | hidden[i]) for hidden (N, dim): (N,) in fp32.
+
+        The head is applied to `chunk` tokens at a time, and again in the backward pass, so that the logits of the whole
+        vocabulary never exist for all tokens at once.
+        """
+        pieces = [
+            checkpoint(self._logprobs, h, w, use_reentrant=False)
+            for h, w in zip(hidden.split(chunk), wanted.split(chunk), strict=True)
+        ]
+        return torch.cat(pieces)
+
+    def _logprobs(self, hidden: Tensor, wanted: Tensor) -> Tensor:
+        assert self.lm_head is not None
+        logits = self.lm_head(hidden).float()
+        return logits.gather(-1, wanted[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 class QLlamaStack(nn.Module):
@@ -93,7 +119,11 @@ class CrossAttention(nn.Module):
         self.norm2 = RMSNorm(vision_dim, text.eps)
 
     def forward(self, queries: Tensor, vision: Tensor) -> Tensor:
+        """queries (n B, Q, dim), vision (B, S, vision dim): keys and values of a picture are computed once."""
         seen = self.norm2(vision.to(queries.dtype))
         q, k, v = self.q_proj(self.norm1(queries)), self.k_proj(seen), self.v_proj(seen)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in (q, k, v))
+        times = len(q) // len(k)
+        if times > 1:
+            k, v = k.repeat(times, 1, 1, 1), v.repeat(times, 1, 1, 1)
         return self.o_proj(attend(q, k, v, EVERYTHING).transpose(1, 2).flatten(2))

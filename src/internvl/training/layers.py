@@ -26,8 +26,7 @@ _BLOCK = re.compile(r"(?:^|\.)encoder\.layers\.(\d+)\.")
 _LAYER = re.compile(r"(?:^|\.)(?:qllama|language_model)\.(?:.*\.)?layers\.(\d+)\.")
 _TOWER_FIRST = re.compile(r"(?:^|\.)embeddings\.")
 _FIRST = re.compile(r"(?:^|\.)(?:embed_tokens|query_tokens|logit_scale)(?:\.|$)")
-_TOWER_LAST = re.compile(r"(?:^|\.)(?:clip_projector|mlp1|head|norm|attn_pooling)\.")
-"""Looked for last, and only where no language model is in the name."""
+_TOWER_LAST = re.compile(r"(?:^|\.)(?:clip_projector|mlp1|head)\.")
 
 
 def depth_of(name: str, model: nn.Module) -> tuple[Group, int, int]:
@@ -47,7 +46,7 @@ def depth_of(name: str, model: nn.Module) -> tuple[Group, int, int]:
         return "vision", 0, vision + 2
     if _FIRST.search(name):
         return "language", 0, language + 2
-    if _TOWER_LAST.search(name) and not re.search(r"(?:^|\.)(?:qllama|language_model)\.", name):
+    if _TOWER_LAST.search(name):
         return "vision", vision + 2, vision + 2
     return "language", language + 2, language + 2
 
