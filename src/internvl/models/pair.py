@@ -142,7 +142,8 @@ class PairModel(nn.Module):
                 raise UsageError("this is a plain InternVL-C, without queries; it can only compare pictures and texts")
             text = None if summary is None else F.normalize(self.encode_text(summary), dim=-1)
             return PairOutputs(self.logit_scale.exp(), text, alone, None, None, None)
-        assert self.itm_head is not None and self.clip_projector2 is not None
+        assert self.itm_head is not None
+        assert self.clip_projector2 is not None
         first = self.config.queries
         judging, comparing, writing = self._read_together(
             states,
