@@ -92,6 +92,9 @@ class PlaceholderMismatch(PromptError):
 class ContextOverflow(PromptError):
     """More tokens than the model, or the caller's limit, can hold."""
 
+    tokens: int | None = None
+    """How many there were, where that is known."""
+
 
 class DataError(InternVLError):
     """A dataset record that cannot be used."""

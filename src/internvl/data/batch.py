@@ -36,6 +36,8 @@ class PreparedChat:
     segments: tuple[Segment, ...]
     tiles: np.ndarray
     """uint8 (n, S, S, 3); a preference has them once for both segments."""
+    shortened_from: int | None = None
+    """How many tokens it would have with all its tiles, if it was too long with them."""
 
     @property
     def tokens(self) -> int:

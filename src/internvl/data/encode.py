@@ -269,10 +269,12 @@ class Encoder:
         too_long = max_length is not None and len(ids) > max_length
         if too_long or found < expected or closings < len(slots):
             length = f"{len(ids)} tokens" if too_long else f"more than {max_length} tokens"
-            raise ContextOverflow(
+            error = ContextOverflow(
                 f"the conversation has {length}, {expected} of them for {len(slots)} picture(s), but at most "
                 f"{max_length} are allowed; lower max_tiles, or shorten the conversation"
             )
+            error.tokens = len(ids) if too_long else None
+            raise error
         if found > expected:
             raise PlaceholderMismatch(
                 f"the prompt has {found} picture slots but the pictures fill {expected}: a text spells the slot's "
