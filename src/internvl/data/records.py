@@ -6,6 +6,9 @@
     pair            {"image": str, "caption": str}
     label           {"image": str, "label": int or str}
 
+Where rows are not lines of text, a picture or video may be bytes, or {"bytes", "path"} as the Hugging Face hub has it in
+Parquet files; see `internvl.data.rows`.
+
 In what a human says `<image>` and `<video>` are placeholders: one for each picture, or none, and then the pictures come
 first. Elsewhere they are text. Regions are written in the text, see `internvl.data.boxes`. Other keys are left alone,
 but one that looks like a known key misspelt is an error.
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 ROLES: Mapping[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
 
+Media = str | bytes
+"""A picture or video: where it is, or the file itself."""
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -39,8 +45,8 @@ class Conversation:
 
     id: str
     turns: tuple[tuple[Role, str], ...]
-    images: tuple[str, ...] = ()
-    video: str | None = None
+    images: tuple[Media, ...] = ()
+    video: Media | None = None
     clip: tuple[float, float] | None = None
     listed: bool = False
     """Whether the images stand in a list, even of one: the first code base added a placeholder only without one."""
@@ -60,7 +66,7 @@ class Pair:
     """A picture and what it shows."""
 
     id: str
-    image: str
+    image: Media
     caption: str
 
 
@@ -69,7 +75,7 @@ class Labelled:
     """A picture and its class."""
 
     id: str
-    image: str
+    image: Media
     label: int | str
 
 
@@ -82,16 +88,31 @@ def read(line: str, kind: str, *, origin: str) -> Record:
     >>> read('{"image": "a.jpg", "label": 3}', "label", origin="flags.jsonl:1")
     Labelled(id='flags.jsonl:1', image='a.jpg', label=3)
     """
+    find("kind of record", kind, KINDS)
+    return record(json_object(line, origin), kind, origin=origin)
+
+
+def record(row: Mapping[str, Any], kind: str, *, origin: str) -> Record:
+    """A row that has been read as a record: a JSON object, whose pictures and videos may be bytes.
+
+    >>> record({"image": b"...", "caption": "A bus."}, "pair", origin="bus.tar:0001")
+    Pair(id='bus.tar:0001', image=b'...', caption='A bus.')
+    """
     known, build = find("kind of record", kind, KINDS)
+    name = f"{origin}, id {_brief(row['id'])}" if row.get("id") is not None else origin
+    _no_misspelt_key(row, known, name)
+    return build(row, name)
+
+
+def json_object(line: str | bytes, origin: str) -> dict[str, Any]:
+    """What a line holds, which must be one JSON object; bytes are UTF-8, with or without a mark of that before them."""
     try:
-        record = json.loads(line)
+        found = json.loads(line.decode("utf-8-sig") if isinstance(line, bytes) else line)
     except (ValueError, RecursionError) as error:  # a number of 5000 digits, brackets 5000 deep
         raise DataError(f"{origin} is not JSON ({error}); each line must be one object") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{origin} is a JSON {type(record).__name__}; each line must be one object")
-    name = f"{origin}, id {record['id']!r}" if "id" in record else origin
-    _no_misspelt_key(record, known, name)
-    return build(record, name)
+    if not isinstance(found, dict):
+        raise DataError(f"{origin} is a JSON {type(found).__name__}; each line must be one object")
+    return found
 
 
 def _conversation(record: Mapping[str, Any], name: str) -> Conversation:
@@ -119,14 +140,14 @@ def _preference(record: Mapping[str, Any], name: str) -> Preference:
 
 
 def _pair(record: Mapping[str, Any], name: str) -> Pair:
-    return Pair(name, _path(record.get("image"), "image", name), _text(record, "caption", name))
+    return Pair(name, _medium(record.get("image"), "image", name), _text(record, "caption", name))
 
 
 def _labelled(record: Mapping[str, Any], name: str) -> Labelled:
     label = record.get("label")
     if isinstance(label, bool) or not isinstance(label, (int, str)) or label == "":
         raise DataError(f"{name}: `label` is {_brief(label)}; expected a class number or name")
-    return Labelled(name, _path(record.get("image"), "image", name), label)
+    return Labelled(name, _medium(record.get("image"), "image", name), label)
 
 
 _MEDIA = ("id", "image", "video", "clip", "length", "width", "height", "width_list", "height_list")
@@ -143,19 +164,19 @@ KINDS: Mapping[str, tuple[Collection[str], _Build]] = {
 # ---- fields ----------------------------------------------------------------------------------------------------------
 
 
-_Media = tuple[tuple[str, ...], str | None, tuple[float, float] | None, bool]
+_AllMedia = tuple[tuple[Media, ...], Media | None, tuple[float, float] | None, bool]
 
 
-def _media(record: Mapping[str, Any], name: str) -> _Media:
+def _media(record: Mapping[str, Any], name: str) -> _AllMedia:
     """Images, video, clip, and whether the images stand in a list; an empty `image` or `video` is none."""
     image, video, clip = (record.get(key) or None for key in ("image", "video", "clip"))
     if image is not None and video is not None:
         raise DataError(f"{name} has both `image` and `video`; expected one of them")
     listed = image if isinstance(image, list) else [] if image is None else [image]
-    images = tuple(_path(path, "image", name) for path in listed)
+    images = tuple(_medium(picture, "image", name) for picture in listed)
     if clip is not None and (video is None or not _is_clip(clip)):
         raise DataError(f"{name}: `clip` is {_brief(clip)}; expected [start, end] in seconds of a `video`, start < end")
-    file = None if video is None else _path(video, "video", name)
+    file = None if video is None else _medium(video, "video", name)
     return images, file, None if clip is None else (clip[0], clip[1]), isinstance(image, list)
 
 
@@ -165,8 +186,10 @@ def _is_clip(clip: Any) -> bool:
     )
 
 
-def _path(value: Any, key: str, name: str) -> str:
-    if not isinstance(value, str) or not value:
+def _medium(value: Any, key: str, name: str) -> Media:
+    if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:  # as Parquet files of the hub hold pictures
+        value = value.get("bytes") or value.get("path")
+    if not isinstance(value, (str, bytes)) or not value:
         raise DataError(f"{name}: `{key}` is {_brief(value)}; expected a path or address")
     return value
 
@@ -186,6 +209,8 @@ def _no_misspelt_key(record: Mapping[str, Any], known: Collection[str], name: st
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
     return "missing" if value is None else repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}..."
 
 
@@ -240,7 +265,7 @@ def _opened(
 ) -> list[Part]:
     if record.video is not None:
         if not pictures:
-            raise DataError(f"{record.id}: no frames of {record.video!r}; expected at least one")
+            raise DataError(f"{record.id}: no frames of {_brief(record.video)}; expected at least one")
         return [Video(tuple(pictures), None if times is None else tuple(times))]
     if len(pictures) != len(record.images):
         raise DataError(f"{record.id} names {len(record.images)} image(s) but {len(pictures)} were opened")
