@@ -80,8 +80,7 @@ class PairLoss:
     """ITM, ITC and ITG for InternVL-14B, ITC alone for a plain InternVL-C; kinds `pretrain_pair` and `retrieval`.
 
     Rows of `pretrain_pair` whose text is empty are neither matched nor compared (their pictures and texts still are
-    candidates for others). A row whose `negative` is all padding, because its batch shows one picture only, is matched
-    with its own caption alone.
+    candidates for others). A `negative` that is all padding, because the batch shows one picture only, is not matched.
 
     >>> PairLoss(Aim(kind="retrieval", captioning=0.0), World())  # doctest: +SKIP
     """
@@ -100,20 +99,21 @@ class PairLoss:
             )
         if model.config.queries == 0 and (self.aim.matching or self.aim.captioning):
             raise ConfigError(
-                f"objective.matching is {self.aim.matching} and objective.captioning {self.aim.captioning}, but this is "
-                "a plain InternVL-C, which has no queries to match and caption with: set both to 0"
+                f"objective.matching is {self.aim.matching} and objective.captioning {self.aim.captioning}, but this "
+                "is a plain InternVL-C, which has no queries to match and caption with: set both to 0"
             )
         return model
 
     def totals(self, batch: Batch) -> dict[str, float]:
-        """Rows that are compared, texts of others and own texts that are matched, tokens of captions."""
+        """Rows that are compared, others' and own texts that are matched, tokens of captions; 0 if that has no weight."""
         pairs = _pairs(batch)
         _, own, counts = self._texts_to_match(pairs)
+        matches, compares, writes = self.aim.matching > 0, self.aim.contrastive > 0, self.aim.captioning > 0
         return {
-            "pairs": float(self._compared(pairs).sum()),
-            "negatives": float((counts & ~own).sum()),
-            "positives": float((counts & own).sum()),
-            "caption_tokens": float((pairs.generation_targets[:, 1:] != IGNORED).sum()),
+            "pairs": float(compares * self._compared(pairs).sum()),
+            "negatives": float(matches * (counts & ~own).sum()),
+            "positives": float(matches * (counts & own).sum()),
+            "caption_tokens": float(writes * (pairs.generation_targets[:, 1:] != IGNORED).sum()),
         }
 
     def loss(self, model: nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
@@ -151,7 +151,7 @@ class PairLoss:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Nothing is kept."""
 
-    # ---- which rows count ----------------------------------------------------------------------------------------------
+    # ---- which rows count --------------------------------------------------------------------------------------------
 
     def _compared(self, batch: PairBatch) -> Tensor:
         """(B,) which rows look for their counterpart."""
@@ -236,7 +236,7 @@ def _faults(aim: Aim) -> list[str]:
 
 
 class Classify:
-    """Cross-entropy of a `Classifier`, with label smoothing; the metric `top1` is how often the right class is first."""
+    """Cross-entropy of a `Classifier`, with label smoothing; the metric `top1`: the right class comes first."""
 
     def __init__(self, aim: Aim, world: World) -> None:
         self.aim, self.world = aim, world
