@@ -105,7 +105,7 @@ class PairLoss:
         return model
 
     def totals(self, batch: Batch) -> dict[str, float]:
-        """Rows that are compared, others' and own texts that are matched, tokens of captions; 0 if that has no weight."""
+        """Rows compared, others' and own texts matched, tokens of captions; each 0 if its term has no weight."""
         pairs = _pairs(batch)
         _, own, counts = self._texts_to_match(pairs)
         matches, compares, writes = self.aim.matching > 0, self.aim.contrastive > 0, self.aim.captioning > 0
