@@ -159,12 +159,14 @@ class Encoder:
         generate: bool = True,
         max_tiles: int | None = None,
         max_length: int | None = None,
+        cut: bool = True,
     ) -> Encoded:
         """Ids, targets and tiles of a conversation; with `generate` it ends where the assistant is to begin.
 
         `max_tiles` replaces the config's for this call; 1 means exactly one tile a picture and no thumbnail. Without
-        `generate` every assistant message and its end are learnt. Raises `PlaceholderMismatch` (slots and pictures
-        differ), `ContextOverflow` (more than `max_length` tokens) and `PromptError`, all before any picture is cut.
+        `generate` every assistant message and its end are learnt. Without `cut` there are no tiles, and all else is the
+        same. Raises `PlaceholderMismatch` (slots and pictures differ), `ContextOverflow` (more than `max_length`
+        tokens) and `PromptError`, all before any picture is cut.
         """
         config = self.config
         if not messages:
@@ -179,7 +181,7 @@ class Encoder:
         return Encoded(
             input_ids=ids,
             targets=[i if learn and not generate else NOT_LEARNT for i, learn in zip(ids, learnt, strict=True)],
-            tiles=self._cut(sights),
+            tiles=self._cut(sights if cut else ()),
             tiles_per_image=tuple(sight.tiles for sight in sights),
             sizes=tuple(sight.photo.size for sight in sights),
         )
