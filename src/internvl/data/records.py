@@ -6,8 +6,8 @@
     pair            {"image": str, "caption": str}
     label           {"image": str, "label": int or str}
 
-Where rows are not lines of text, a picture or video may be bytes, or {"bytes", "path"} as the Hugging Face hub has it in
-Parquet files; see `internvl.data.rows`.
+Where rows are not lines of text (`internvl.data.rows`), a picture or video may be bytes, or {"bytes", "path"} as the
+Hugging Face hub has it in Parquet files.
 
 In what a human says `<image>` and `<video>` are placeholders: one for each picture, or none, and then the pictures come
 first. Elsewhere they are text. Regions are written in the text, see `internvl.data.boxes`. Other keys are left alone,

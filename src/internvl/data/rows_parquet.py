@@ -1,0 +1,122 @@
+"""Rows of Parquet files, one at a time.
+
+Such a file can only be read in groups of rows. Groups of at most 1024 rows and 64 MiB, as files with pictures have, are
+read where they are, and the last one is kept. A file with larger groups is written once more as Arrow, without
+compression, into the cache folder (see `addresses`), and from there each row is read by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from bisect import bisect_right
+from collections.abc import Generator, Iterator
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, BinaryIO
+
+from internvl.data.addresses import File, kept
+from internvl.data.rows import check_index
+from internvl.errors import DataError, MissingExtra
+
+GROUP_ROWS, GROUP_BYTES = 1024, 64 * 2**20
+"""Of a group that is read where it is."""
+COPIED = 256
+"""Rows of one batch of the copy, all but the last."""
+
+
+class ParquetRows:
+    """The rows of one file; fields without a value are left out."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        with self._faults(), file.open() as raw:
+            self._footer: Any = _module("pyarrow.parquet").ParquetFile(raw).metadata
+        groups = [self._footer.row_group(at) for at in range(self._footer.num_row_groups)]
+        self._ends = list(accumulate(group.num_rows for group in groups))
+        self._large = any(group.num_rows > GROUP_ROWS or group.total_byte_size > GROUP_BYTES for group in groups)
+        self._last: tuple[int, Any] = (-1, None)
+        if self._large:
+            _ = self._copy  # now, not in each process that reads
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ParquetRows, (self._file,)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        check_index(index, len(self))
+        with self._faults(self.origin(index)):
+            if self._large:
+                held, place = self._copy.get_batch(index // COPIED), index % COPIED
+            else:
+                group = bisect_right(self._ends, index)
+                held, place = self._group(group), index - (self._ends[group - 1] if group else 0)
+            row: dict[str, Any] = held.slice(place, 1).to_pylist()[0]
+        return {key: value for key, value in row.items() if value is not None}
+
+    def origin(self, index: int) -> str:
+        return f"{self._file.name}:{index + 1}"
+
+    def _group(self, group: int) -> Any:
+        at, table = self._last
+        if at != group:
+            self._last = (-1, None)  # never two of them
+            with self._file.open() as raw:
+                file = _module("pyarrow.parquet").ParquetFile(raw, metadata=self._footer)
+                table = file.read_row_group(group, use_threads=False)
+            self._last = (group, table)
+        return table
+
+    @cached_property
+    def _copy(self) -> Any:
+        arrow = _module("pyarrow")
+
+        def build(source: BinaryIO, out: BinaryIO, _: BinaryIO) -> None:
+            file = _module("pyarrow.parquet").ParquetFile(source)
+            with self._faults():
+                batches = _even(arrow, file.iter_batches(COPIED, use_threads=False))
+                first = next(batches)
+                with arrow.ipc.new_file(out, first.schema) as writer:
+                    writer.write_table(first)
+                    for table in batches:
+                        writer.write_table(table)
+
+        return arrow.ipc.open_file(arrow.memory_map(str(kept(self._file, "arrow", build))))
+
+    @contextlib.contextmanager
+    def _faults(self, name: str | None = None) -> Generator[None]:
+        try:
+            yield
+        except (ValueError, OSError, NotImplementedError) as error:  # pyarrow's own are of these
+            found = str(error).partition("\n")[0]
+            raise DataError(f"{name or self._file.name}: not a whole Parquet file ({found}); get it again") from None
+
+
+def _even(arrow: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    """Tables of COPIED rows in one piece, dictionaries written out; the last has fewer."""
+    held: list[Any] = []
+    for batch in batches:
+        held.append(arrow.Table.from_batches([batch]))
+        if sum(table.num_rows for table in held) >= COPIED:
+            whole = arrow.concat_tables(held)
+            yield _plain(arrow, whole.slice(0, COPIED))
+            held = [whole.slice(COPIED)]
+    if any(table.num_rows for table in held):
+        yield _plain(arrow, arrow.concat_tables(held))
+
+
+def _plain(arrow: Any, table: Any) -> Any:
+    for at, field in enumerate(table.schema):
+        if arrow.types.is_dictionary(field.type):
+            column = arrow.chunked_array([chunk.dictionary_decode() for chunk in table.column(at).chunks])
+            table = table.set_column(at, field.name, column)
+    return table.combine_chunks()
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingExtra("reading Parquet files needs pyarrow: pip install 'internvl[train]'") from None
