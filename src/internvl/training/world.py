@@ -34,8 +34,8 @@ class World:
     node_size: int = 1
     """Ranks on this machine."""
 
-    def gather_json(self, value: Any) -> list[Any]:
-        """The value of every rank, in their order.
+    def gather_json(self, value: Any, *, group: dist.ProcessGroup | None = None) -> list[Any]:
+        """The value of every rank, in their order; `group` is another one of all ranks, for another thread.
 
         >>> World().gather_json({"row": 3})
         [{'row': 3}]
@@ -43,7 +43,7 @@ class World:
         text = json.dumps(value).encode()
         if self.size == 1:
             return [json.loads(text)]
-        rows = _exchange(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+        rows = _exchange(torch.frombuffer(bytearray(text), dtype=torch.uint8), group)
         return [json.loads(row.numpy().tobytes()) for row in rows]
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -140,16 +140,16 @@ def _device(device: str | None, local: int, *, alone: bool) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _exchange(rows: Tensor) -> list[Tensor]:
+def _exchange(rows: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
     """The tensors of all ranks; they may differ in their number of rows."""
     size = dist.get_world_size()
     counts = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
     try:
-        dist.all_gather(counts, torch.tensor([len(rows)]))
+        dist.all_gather(counts, torch.tensor([len(rows)]), group=group)
         most = max(int(count) for count in counts)
         padded = torch.cat((rows, rows.new_zeros(most - len(rows), *rows.shape[1:])))
         found = [torch.empty_like(padded) for _ in range(size)]
-        dist.all_gather(found, padded)
+        dist.all_gather(found, padded, group=group)
     except RuntimeError as error:  # its end of the line was closed, or it did not answer in time
         raise TrainingError(
             f"another rank of this run has ended or hangs ({str(error).splitlines()[0]:.120}); its own message says "
