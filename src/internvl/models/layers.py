@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,22 +17,45 @@ from internvl.models.linear import Linear
 class LoraLinear(nn.Module):
     """A linear layer and an adapter beside it (Hu et al. 2021, arXiv:2106.09685): W x + alpha / rank * B A x.
 
+    DoRA (Liu et al. 2024, arXiv:2402.09353) also learns how long each row of the sum W + alpha / rank * B A is.
     Children are named as `peft` names them, because that is how unmerged checkpoints name their tensors.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, *, dora: bool = False) -> None:
         super().__init__()
-        where = {"device": base.weight.device, "dtype": base.weight.dtype}
+        where: dict[str, Any] = {"device": base.weight.device, "dtype": base.weight.dtype}
         self.base_layer = base
         self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, rank, bias=False, **where)})
         self.lora_B = nn.ModuleDict({"default": nn.Linear(rank, base.out_features, bias=False, **where)})
+        self.lora_magnitude_vector = nn.ModuleDict({"default": Magnitude(base.out_features, **where)}) if dora else None
         self.scale = alpha / rank
+        self.off = False
+        """Compute W x alone."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x)) * self.scale
+        y = self.base_layer(x)
+        if self.off:
+            return y
+        low = self.lora_B["default"](self.lora_A["default"](x)) * self.scale
+        if self.lora_magnitude_vector is None:
+            return y + low
+        a, b = (self.get_parameter(f"lora_{part}.default.weight") for part in "AB")
+        length = self.get_parameter("lora_magnitude_vector.default.weight")
+        factor = length / torch.linalg.norm(self.base_layer.weight + self.scale * (b @ a), dim=1)
+        bias = self.base_layer.bias
+        straight = y if bias is None else y - bias  # pyright: ignore[reportUnnecessaryComparison]
+        return y + (factor - 1) * straight + factor * low
 
 
-def add_adapter(model: nn.Module, name: str, rank: int, alpha: float) -> LoraLinear:
+class Magnitude(nn.Module):
+    """The lengths of the rows of a DoRA layer, (out,)."""
+
+    def __init__(self, out: int, *, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(out, device=device, dtype=dtype))
+
+
+def add_adapter(model: nn.Module, name: str, rank: int, alpha: float, *, dora: bool = False) -> LoraLinear:
     """Replace the linear layer called `name` by one with an (uninitialised) adapter.
 
     >>> add_adapter(model, "language_model.model.layers.0.self_attn.q_proj", rank=16, alpha=32)  # doctest: +SKIP
@@ -41,7 +65,7 @@ def add_adapter(model: nn.Module, name: str, rank: int, alpha: float) -> LoraLin
     base = getattr(parent, child)
     if not isinstance(base, nn.Linear):
         raise UsageError(f"{name} is {type(base).__name__}; only a linear layer can carry one adapter")
-    adapted = LoraLinear(base, rank, alpha)
+    adapted = LoraLinear(base, rank, alpha, dora=dora)
     setattr(parent, child, adapted)
     return adapted
 

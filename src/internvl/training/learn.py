@@ -13,7 +13,6 @@ from torch import nn
 from internvl.errors import ConfigError
 from internvl.training import lora
 from internvl.training.config import Learn
-from internvl.weights.rules import some
 
 Part = Literal["vision", "projector", "language"]
 
@@ -32,7 +31,10 @@ def part_of(name: str) -> Part:
     >>> part_of("language_model.model.norm.weight")
     'language'
     """
-    return next((part for prefix, part in PREFIXES.items() if name.startswith(prefix)), "projector")
+    for prefix, part in PREFIXES.items():
+        if name.startswith(prefix):
+            return part
+    return "projector"
 
 
 def choose(model: nn.Module, learn: Learn, *, seed: int = 0) -> None:

@@ -1,18 +1,27 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): where they sit, and merging them.
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): where they sit, how a config states them, and merging them.
 
 An adapted linear layer computes W x + alpha / rank * B A x. A checkpoint of the family may hold its adapters unmerged;
-its config then gives the rank of each part, and alpha is twice the rank.
+its config then gives the rank of each part, and alpha is twice the rank:
+
+    "use_llm_lora": 16
+
+The published code knows nothing else. Another alpha, or DoRA, is stated in the same place in a form that this code
+cannot multiply by two, so that it stops instead of computing something else:
+
+    "use_llm_lora": {"rank": 16, "alpha": 16.0, "dora": true}
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from internvl.errors import ConfigError, KeyMismatch, UsageError
-from internvl.models.layers import LoraLinear, add_adapter
+from internvl.models.layers import Linear, add_adapter
 from internvl.weights.families import Raw
 from internvl.weights.files import Handle
 
@@ -21,8 +30,29 @@ TARGETS = (
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
-"""Endings of the linear layers that carry an adapter, in the tower and in every decoder."""
+"""Endings of the linear layers that carry an adapter, in the tower and in every decoder. Experts carry none."""
 HIGHEST_RANK = 1 << 16
+HIGHEST_ALPHA = 1e6
+A, B, MAGNITUDE = ".lora_A.", ".lora_B.", ".lora_magnitude_vector."
+
+
+@dataclass(frozen=True)
+class Form:
+    """The adapters of one part of a model."""
+
+    rank: int
+    alpha: float
+    dora: bool = False
+
+    @classmethod
+    def published(cls, rank: int) -> Form:
+        return cls(rank, 2.0 * rank)
+
+    def write(self) -> int | dict[str, Any]:
+        """The value in a config."""
+        if self == Form.published(self.rank):
+            return self.rank
+        return {"rank": self.rank, "alpha": self.alpha, "dora": self.dora}
 
 
 def targets(model: nn.Module, part: str) -> list[str]:
@@ -34,23 +64,40 @@ def targets(model: nn.Module, part: str) -> list[str]:
     ]
 
 
-def adapted(model: nn.Module) -> dict[str, LoraLinear]:
-    """Every layer that carries an adapter, by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+def adapted(model: nn.Module) -> dict[str, nn.Module]:
+    """Every layer that carries an adapter, by name: those of `models.layers`, and those that peft made."""
+    return {name: module for name, module in model.named_modules() if _carries(module)}
 
 
-def attach(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Put an adapter of this rank, alpha twice the rank, on every target of each part; 0 is none."""
-    for part, rank in ranks.items():
-        for name in targets(model, part) if rank else ():
-            add_adapter(model, name, rank, 2 * rank)
+def _carries(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "base_layer", None), nn.Linear) and "default" in getattr(module, "lora_A", ())
+
+
+def scale_of(layer: nn.Module) -> float:
+    """alpha / rank."""
+    scaling = getattr(layer, "scaling", None)  # peft's has one for each of its adapters
+    return float(layer.scale if scaling is None else scaling["default"])  # type: ignore[arg-type]
+
+
+def magnitude_of(layer: nn.Module) -> Tensor | None:
+    """The row lengths of a DoRA layer."""
+    held = getattr(layer, "lora_magnitude_vector", None)
+    return held["default"].weight if held is not None and "default" in held else None
+
+
+def attach(model: nn.Module, forms: Mapping[str, Form | int]) -> None:
+    """Put an (uninitialised) adapter on every target of each part; a number is a rank with alpha twice it, 0 is none."""
+    for part, form in forms.items():
+        form = Form.published(form) if isinstance(form, int) else form
+        for name in targets(model, part) if form.rank else ():
+            add_adapter(model, name, form.rank, form.alpha, dora=form.dora)
 
 
 def agree(raw: Raw, ranks: Mapping[str, str], names: Collection[str], where: str) -> None:
     """The ranks in a config and the adapters among the tensors must tell the same story."""
     for part, key in ranks.items():
-        here = any(name.startswith(part) and ".lora_A." in name for name in names)
-        rank = stated_rank(raw, key)
+        here = any(name.startswith(part) and A in name for name in names)
+        rank = stated(raw, key).rank
         if here and not rank:
             raise KeyMismatch(
                 f"{where}: holds adapters under {part} but config.json says {key} 0; set it to their rank"
@@ -62,19 +109,30 @@ def agree(raw: Raw, ranks: Mapping[str, str], names: Collection[str], where: str
             )
 
 
-def stated_rank(raw: Raw, key: str) -> int:
-    """The rank that a config gives; 0 where it gives none."""
-    value = raw.get(key)
-    if value is not None and not (isinstance(value, int) and 0 <= value <= HIGHEST_RANK):
+def stated(raw: Raw, key: str) -> Form:
+    """The adapters that a config says a part has; rank 0 where it says none."""
+    value = raw.get(key) or 0
+    whole = {"rank": value, "alpha": None} if isinstance(value, int) else value
+    rank, alpha, dora = (whole.get(k) for k in ("rank", "alpha", "dora")) if isinstance(whole, dict) else (None,) * 3
+    if not _is_rank(rank) or not _is_scale(alpha) or not isinstance(dora, bool | None):
         raise ConfigError(
-            f"config.json: {key} is {value!r:.80}; expected the rank of the adapters, 0 where there are none"
+            f"config.json: {key} is {value!r:.80}; expected the rank of the adapters, 0 where there are none, "
+            'or {"rank": 16, "alpha": 16.0, "dora": false}'
         )
-    return int(value or 0)
+    return Form(rank, 2.0 * rank if alpha is None else float(alpha), bool(dora))
+
+
+def _is_rank(rank: Any) -> TypeGuard[int]:
+    return isinstance(rank, int) and 0 <= rank <= HIGHEST_RANK
+
+
+def _is_scale(alpha: Any) -> bool:
+    return alpha is None or (isinstance(alpha, int | float) and 0 < alpha <= HIGHEST_ALPHA)
 
 
 def rank(tensors: Mapping[str, Handle], part: str) -> int:
     """The highest rank among the adapters of a part; 0 where it has none."""
-    return max((h.shape[0] for name, h in tensors.items() if name.startswith(part) and ".lora_A." in name), default=0)
+    return max((h.shape[0] for name, h in tensors.items() if name.startswith(part) and A in name), default=0)
 
 
 def of_one_rank(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,19 +140,28 @@ def of_one_rank(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     parts = {name: name.partition(".")[0] for name in tensors}
     ranks: dict[str, int] = {}
     for name, tensor in tensors.items():
-        if ".lora_A." in name:
+        if A in name:
             ranks[parts[name]] = max(ranks.get(parts[name], 0), tensor.shape[0])
     wide: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        lacking = ranks[parts[name]] - tensor.shape[0 if ".lora_A." in name else 1]
-        pad = (0, 0, 0, lacking) if ".lora_A." in name else (0, lacking)
+        if MAGNITUDE in name:
+            wide[name] = tensor
+            continue
+        lacking = ranks[parts[name]] - tensor.shape[0 if A in name else 1]
+        pad = (0, 0, 0, lacking) if A in name else (0, lacking)
         wide[name] = torch.nn.functional.pad(tensor, pad) if lacking else tensor
     return wide
 
 
 def scales(model: nn.Module) -> dict[str, float]:
     """alpha / rank of every adapted layer, by name."""
-    return {name: layer.scale for name, layer in adapted(model).items()}
+    return {name: scale_of(layer) for name, layer in adapted(model).items()}
+
+
+def common_scale(scales: Mapping[str, float], part: str) -> float:
+    """The scale that all adapters of a part have; twice the rank, as published, where they have several."""
+    found = {scale for name, scale in scales.items() if name.startswith(part)}
+    return found.pop() if len(found) == 1 else 2.0
 
 
 @torch.no_grad()
@@ -108,15 +175,33 @@ def merge(model: nn.Module) -> int:
         raise UsageError("there is no adapter to merge: none was loaded, or they are merged already")
     for name, layer in layers.items():
         parent, _, child = name.rpartition(".")
-        weight = layer.base_layer.weight
-        weight.copy_(merged_weight(layer))
-        setattr(model.get_submodule(parent), child, layer.base_layer)
+        base = base_of(layer)
+        if isinstance(base.weight, nn.Parameter):
+            base.weight.copy_(merged_weight(layer))
+        else:  # held in fewer bits
+            base = _plain(base, merged_weight(layer))
+        setattr(model.get_submodule(parent), child, base)
     return len(layers)
 
 
-def merged_weight(layer: LoraLinear) -> Tensor:
-    """W + alpha / rank * B A, in fp32 or the weight's own precision where that is higher."""
-    weight = layer.base_layer.weight
+def base_of(layer: nn.Module) -> nn.Linear:
+    """The layer that an adapter stands beside."""
+    base = layer.get_submodule("base_layer")
+    assert isinstance(base, nn.Linear)
+    return base
+
+
+def _plain(packed: nn.Linear, weight: Tensor) -> Linear:
+    plain = Linear(packed.in_features, packed.out_features, bias=False, device="meta")
+    plain.weight, plain.bias = nn.Parameter(weight), packed.bias
+    return plain
+
+
+def merged_weight(layer: nn.Module) -> Tensor:
+    """W + alpha / rank * B A, its rows as long as DoRA has them, in fp32 or the weight's own precision if higher."""
+    weight = base_of(layer).weight
     exact = torch.promote_types(weight.dtype, torch.float32)
     a, b = layer.get_parameter("lora_A.default.weight"), layer.get_parameter("lora_B.default.weight")
-    return weight.to(exact) + layer.scale * (b.to(exact) @ a.to(exact))
+    whole = weight.to(exact) + scale_of(layer) * (b.to(exact) @ a.to(exact))
+    length = magnitude_of(layer)
+    return whole if length is None else whole * (length.to(exact) / torch.linalg.norm(whole, dim=1))[:, None]

@@ -204,7 +204,7 @@ def empty_model(config: ModelConfig, raw: Raw, layout: Layout) -> Model:
                 model = PairModel(config)
             case _:
                 model = VisionTransformer(config)
-        adapters.attach(model, {part: adapters.stated_rank(raw, key) for part, key in layout.ranks.items()})
+        adapters.attach(model, {part: adapters.stated(raw, key) for part, key in layout.ranks.items()})
     return model
 
 

@@ -133,13 +133,14 @@ def save(
 ) -> None:
     """Write a model to a folder, which appears when it is whole.
 
-    format None: the layout it was read from (custom, vit or pair for a model made here); dtype None: each tensor in the
-    type it was stored in. `save(load(x))` is x, bit for bit. `encoding` is written into the config of a chat model that
+    format None: the layout it was read from (custom, vit or pair for a model made here; custom too for a chat model
+    with adapters whose layout has no place for them); dtype None: each tensor in the type it was stored in.
+    `save(load(x))` is x, bit for bit. `encoding` is written into the config of a chat model that
     was made here, whose tokenizer files the caller adds. `replace` allows an existing folder to be replaced whole.
 
     >>> save(model, "out")  # doctest: +SKIP
     """
-    layout = find("layout", format or _own_format(model), TABLE)
+    layout = find("layout", format or own_format(model), TABLE)
     tensors = {name: Handle.of(tensor) for name, tensor in model.state_dict().items()}
     config = _compatible(model.config, None)
     content = Content(config, tensors, model.origin, encoding, adapters.scales(model))
@@ -164,16 +165,20 @@ def convert(
     """
     layout = find("layout", format, TABLE)
     checkpoint = open_checkpoint(resolve(source, revision=revision, token=token))
-    content = Content(checkpoint.config, checkpoint.ours(), checkpoint.origin)
+    scales = adapters.scales(checkpoint.skeleton)
+    content = Content(checkpoint.config, checkpoint.ours(), checkpoint.origin, scales=scales)
     write_checkpoint(Path(folder), content, layout, Options(_named_dtype(dtype), shard_bytes, replace))
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------
 
 
-def _own_format(model: Model) -> str:
+def own_format(model: Model) -> str:
+    """The layout that a model is written in where none is named."""
     if model.origin is not None:
-        return model.origin.format
+        own: str = model.origin.format
+        homeless = not TABLE[own].ranks and bool(adapters.adapted(model))
+        return "custom" if homeless and isinstance(model.config, ChatConfig) else own
     match model.config:
         case ChatConfig():
             return "custom"

@@ -7,8 +7,8 @@
     Interleave  gate and up of GPT-OSS, transposed and shuffled experts.gate_up_proj <-> experts.gate_proj, up_proj
 
 In a pattern `{}` stands for a number (a layer, an expert). A pattern that ends in `@` names a linear layer and covers
-its weight, its bias and an adapter (`base_layer`, `lora_A`, `lora_B`): the second row of a Split or Fuse cuts B like
-the weight, and gives every part the same A.
+its weight, its bias and an adapter (`base_layer`, `lora_A`, `lora_B`, DoRA's `lora_magnitude_vector`): the second row
+of a Split or Fuse cuts B like the weight, and gives every part the same A.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ Convert = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 PLAIN_LEAVES = ("weight", "bias", "base_layer.weight", "base_layer.bias")
 LORA_LEAVES = ("lora_A.default.weight", "lora_B.default.weight")
+ROW_LEAVES = (*PLAIN_LEAVES, "lora_magnitude_vector.default.weight")
+"""With one entry, or row, for each output: cut and joined alike. The last one is DoRA's."""
 NAMED = 6
 """How many names an error lists before it counts the rest."""
 
@@ -120,7 +122,7 @@ def rename(theirs: str, ours: str) -> tuple[Rule, ...]:
     """The same tensor under another name; with `@` the same linear layer."""
     if not theirs.endswith("@"):
         return (Rule((theirs,), (ours,)),)
-    leaves = (*PLAIN_LEAVES, *LORA_LEAVES)
+    leaves = (*ROW_LEAVES, *LORA_LEAVES)
     return tuple(Rule((_leaf(theirs, leaf),), (_leaf(ours, leaf),)) for leaf in leaves)
 
 
@@ -130,7 +132,7 @@ def split(theirs: str, ours: Sequence[str], fold: Fold) -> tuple[Rule, ...]:
     if not theirs.endswith("@"):
         return (Rule((theirs,), tuple(ours), read, write),)
     plain = [
-        Rule((_leaf(theirs, leaf),), tuple(_leaf(part, leaf) for part in ours), read, write) for leaf in PLAIN_LEAVES
+        Rule((_leaf(theirs, leaf),), tuple(_leaf(part, leaf) for part in ours), read, write) for leaf in ROW_LEAVES
     ]
     pair = tuple(_leaf(theirs, leaf) for leaf in LORA_LEAVES)
     pairs = tuple(_leaf(part, leaf) for part in ours for leaf in LORA_LEAVES)

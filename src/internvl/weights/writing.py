@@ -65,7 +65,7 @@ def write_checkpoint(folder: Path, content: Content, layout: Layout, options: Op
     same = content.origin if content.origin is not None and content.origin.format == layout.name else None
     raw, files = _describe(content, layout, same)
     stored = _stored(content, layout, same, raw, options.dtype)
-    raw |= _ranks(stored, layout, raw)
+    raw |= _forms(content, stored, layout, raw)
     if not layout.pth and (same is None or options.dtype is not None):
         kind = str(options.dtype or majority(stored.values())).removeprefix("torch.")
         raw |= {key: kind for key in ("torch_dtype", "dtype") if key == "torch_dtype" or layout.name == "hf"}
@@ -155,10 +155,16 @@ def _with_token_ids(raw: dict[str, Any], before: Raw) -> dict[str, Any]:
     return raw if part is None else {**raw, part: {**raw[part], **ids}}
 
 
-def _ranks(stored: Mapping[str, Handle], layout: Layout, raw: Raw) -> dict[str, int]:
-    """The keys of the config that say the rank of each part's adapters, where they are not 0 as before."""
-    ranks = {key: adapters.rank(stored, part) for part, key in layout.ranks.items()}
-    return {key: rank for key, rank in ranks.items() if rank or raw.get(key)}
+def _forms(content: Content, stored: Mapping[str, Handle], layout: Layout, raw: Raw) -> dict[str, Any]:
+    """The keys of the config that say what adapters each part has, where they are not 0 as before."""
+    forms: dict[str, Any] = {}
+    for part, key in layout.ranks.items():
+        rank = adapters.rank(stored, part)
+        alpha = round(adapters.common_scale(content.scales or {}, part) * rank, 9)
+        dora = any(name.startswith(part) and adapters.MAGNITUDE in name for name in stored)
+        if rank or raw.get(key):
+            forms[key] = adapters.Form(rank, alpha, dora).write() if rank else 0
+    return forms
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------------
@@ -211,8 +217,8 @@ def _dtype(content: Content, same: Origin | None, theirs: str, ours: str, asked:
 def _stored_adapters(content: Content, steps: Sequence[Step], dtype: torch.dtype | None) -> dict[str, Handle]:
     """The adapters, computed now: they are small, and their ranks belong into the config.
 
-    The layout knows one rank and alpha = 2 rank for all layers of a part, so another scale goes into B and lower ranks
-    are filled up with zeros. Neither changes what is computed.
+    A layout states one rank and one scale for all layers of a part: lower ranks are filled up with zeros, and where
+    there are several scales they go into B. Neither changes what is computed.
     """
     stored: dict[str, Tensor] = {}
     scales = content.scales or {}
@@ -222,7 +228,8 @@ def _stored_adapters(content: Content, steps: Sequence[Step], dtype: torch.dtype
         ours: list[Tensor] = []
         for name in step.ours:
             tensor = content.tensors[name].read().detach().to("cpu")
-            factor = scales.get(name.partition(".lora_B.")[0], 2.0) / 2 if ".lora_B." in name else 1.0
+            common = adapters.common_scale(scales, name.partition(".")[0])
+            factor = scales.get(name.partition(adapters.B)[0], common) / common if adapters.B in name else 1.0
             kept = _dtype(content, content.origin, step.theirs[0], name, dtype)
             ours.append((tensor if factor == 1 else tensor * factor).to(kept))
         stored |= dict(zip(step.theirs, step.rule.write(ours), strict=True))
