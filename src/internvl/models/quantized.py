@@ -94,7 +94,7 @@ class QuantizedLinear(nn.Linear):
         kind = input.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
         y = _Product.apply(input.to(dtype), self.get_buffer("codes"), self.get_buffer("scales"), self.in_features)
-        return y if self.bias is None else y + self.bias.to(dtype)  # pyright: ignore
+        return y if self.bias is None else y + self.bias.to(dtype)  # pyright: ignore[reportUnnecessaryComparison]
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.bits}"

@@ -152,7 +152,5 @@ def _blocks(model: nn.Module, part: str, text: str) -> frozenset[int] | None:
     count = 1 + max((n for n in numbers if n is not None), default=-1)
     chosen = range(count)[slice(*(None if end is None else int(end) for end in found.groups()))]
     if not chosen:
-        raise ConfigError(
-            f"learn.{part}_layers {text!r} names none of the {count} layers: {some(map(str, range(count)))}"
-        )
+        raise ConfigError(f"learn.{part}_layers is {text!r}, which is none of the {count} layers 0 to {count - 1}")
     return frozenset(chosen)

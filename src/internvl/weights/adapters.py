@@ -86,7 +86,7 @@ def magnitude_of(layer: nn.Module) -> Tensor | None:
 
 
 def attach(model: nn.Module, forms: Mapping[str, Form | int]) -> None:
-    """Put an (uninitialised) adapter on every target of each part; a number is a rank with alpha twice it, 0 is none."""
+    """Put an (uninitialised) adapter on every target of each part; a number is a rank, alpha twice it."""
     for part, form in forms.items():
         form = Form.published(form) if isinstance(form, int) else form
         for name in targets(model, part) if form.rank else ():
