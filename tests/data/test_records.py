@@ -35,7 +35,10 @@ def test_golden_records_are_read():
 
 def test_the_other_kinds():
     pair = read('{"image": "a.jpg", "caption": "A bus.", "image_id": 3}', "pair", origin="x:1")
-    assert pair == Pair("x:1", "a.jpg", "A bus.")
+    assert pair == Pair("x:1", "a.jpg", "A bus.", 3)
+    for wrong in ("true", '""', "[3]"):
+        with pytest.raises(DataError, match="x:1: `image_id` is"):
+            read(f'{{"image": "a.jpg", "caption": "A bus.", "image_id": {wrong}}}', "pair", origin="x:1")
     assert read('{"id": 5, "image": "a.jpg", "label": "bus"}', "label", origin="x:1") == Labelled(
         "x:1, id 5", "a.jpg", "bus"
     )

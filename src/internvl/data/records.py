@@ -3,7 +3,7 @@
     conversation    {"id", "conversations": [{"from": "human" | "gpt" | "system", "value": str}, ...],
                      "image": str or [str, ...] | "video": str, "clip": [start, end] in seconds}
     preference      {"question", "chosen", "rejected", and "image" or "video" as above}
-    pair            {"image": str, "caption": str}
+    pair            {"image": str, "caption": str, "image_id": int or str, the same for all captions of a picture}
     label           {"image": str, "label": int or str}
 
 Where rows are not lines of text (`internvl.data.rows`), a picture or video may be bytes, or {"bytes", "path"} as the
@@ -68,6 +68,8 @@ class Pair:
     id: str
     image: Media
     caption: str
+    image_id: int | str | None = None
+    """The same for all captions of one picture; None: told by its file."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def record(row: Mapping[str, Any], kind: str, *, origin: str) -> Record:
     """A row that has been read as a record: a JSON object, whose pictures and videos may be bytes.
 
     >>> record({"image": b"...", "caption": "A bus."}, "pair", origin="bus.tar:0001")
-    Pair(id='bus.tar:0001', image=b'...', caption='A bus.')
+    Pair(id='bus.tar:0001', image=b'...', caption='A bus.', image_id=None)
     """
     known, build = find("kind of record", kind, KINDS)
     name = f"{origin}, id {_brief(row['id'])}" if row.get("id") is not None else origin
@@ -140,7 +142,10 @@ def _preference(record: Mapping[str, Any], name: str) -> Preference:
 
 
 def _pair(record: Mapping[str, Any], name: str) -> Pair:
-    return Pair(name, _medium(record.get("image"), "image", name), _text(record, "caption", name))
+    picture = record.get("image_id")
+    if isinstance(picture, bool) or not isinstance(picture, (int, str, type(None))) or picture == "":
+        raise DataError(f"{name}: `image_id` is {_brief(picture)}; expected a number or a name")
+    return Pair(name, _medium(record.get("image"), "image", name), _text(record, "caption", name), picture)
 
 
 def _labelled(record: Mapping[str, Any], name: str) -> Labelled:

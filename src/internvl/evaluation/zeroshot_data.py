@@ -11,7 +11,6 @@ Class names and templates of a language are read from CLIP_benchmark's `en_class
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from internvl.data.pair import clean_caption
 from internvl.errors import DataError
 from internvl.evaluation.benchmark import Picture, Sample, Source
 from internvl.evaluation.folder import Folder
@@ -248,19 +248,6 @@ def _labels(shard: Shard) -> list[int]:
 
 Clean = Callable[[str], str]
 Captioned = Iterator[tuple[Picture, Sequence[str]]]
-
-
-def clean_caption(caption: str, *, words: int = 50) -> str:
-    """A caption as Flickr30k and COCO are searched and trained with: lower-case, without some punctuation, 50 words.
-
-    The rule of BLIP (Li et al. 2022, arXiv:2201.12086), which the published scores were made with.
-
-    >>> clean_caption('Two dogs: one RED ball!')
-    'two dogs one red ball'
-    """
-    text = re.sub(r"[.!\"()*#:;~]", " ", caption.lower())
-    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
-    return " ".join(text.split(" ")[:words])
 
 
 def both_sides(captioned: Captioned, clean: Clean) -> Iterator[Sample]:
