@@ -1,0 +1,74 @@
+"""Short recipes for any model and any data; copy one and go on from there.
+
+internvl train lora start.model=OpenGVLab/InternVL2_5-2B data.path=mine.jsonl
+internvl train nano_lora data.path=mine.jsonl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from internvl.recipes.recipe import Recipe
+from internvl.training.config import Aim, Data, Learn, Optim, Run, Start, TrainConfig
+
+
+def finetune() -> TrainConfig:
+    """Projector and language model of any model learn from your conversations; the tower stays.
+
+    Rate, decay and batch of the published fine-tunes of 8B and smaller, in packs, so that short samples waste nothing.
+    """
+    return TrainConfig(
+        learn=Learn(vision=False),
+        data=Data(path="data/train.jsonl", max_length=4096),
+        optim=Optim(lr=4e-5, weight_decay=0.05),
+        run=Run(out="runs/finetune", batch=8),
+    )
+
+
+def lora() -> TrainConfig:
+    """Adapters of rank 16 on the language model of any model learn from your conversations.
+
+    Rate and decay are those of the published LoRA fine-tunes, in packs. `internvl merge` makes one model of the result.
+    """
+    return TrainConfig(
+        learn=Learn(vision=False, projector=False, language_lora=16),
+        data=Data(path="data/train.jsonl", max_length=4096),
+        optim=Optim(lr=4e-5, weight_decay=0.05),
+        run=Run(out="runs/lora", batch=4),
+    )
+
+
+def mpo() -> TrainConfig:
+    """Adapters of any model learn from pairs of a chosen and a rejected answer; without them it is the reference.
+
+    Terms and their weights are those of MPO; the rate is a tenth of the LoRA fine-tunes'. No second model is held.
+    """
+    return TrainConfig(
+        learn=Learn(vision=False, projector=False, language_lora=16),
+        data=Data(path="data/pairs.jsonl", kind="preference", max_length=4096),
+        objective=Aim(kind="mpo", reference="adapter_off"),
+        optim=Optim(lr=4e-6, weight_decay=0.05),
+        run=Run(out="runs/mpo", batch=4),
+    )
+
+
+def nano_lora() -> TrainConfig:
+    """Adapters on the embedded nano learn from your conversations, on a CPU in minutes.
+
+    nano is small: a higher rank and rate than a large model needs, and packs that a CPU takes in a second or so.
+    """
+    return TrainConfig(
+        start=Start(),
+        learn=Learn(vision=False, projector=False, language_lora=16),
+        data=Data(path="data/train.jsonl", max_length=1024, pack_tokens=2048, pack_tiles=32, workers=0),
+        optim=Optim(lr=1e-3, weight_decay=0.0),
+        run=Run(out="runs/nano_lora", steps=100, batch=1, dtype="fp32", device="cpu", save_every=50),
+    )
+
+
+TABLE: Mapping[str, Recipe] = {
+    "finetune": Recipe(make=finetune),
+    "lora": Recipe(make=lora),
+    "mpo": Recipe(make=mpo),
+    "nano_lora": Recipe(make=nano_lora),
+}
