@@ -123,40 +123,37 @@ class PairModel(nn.Module):
         generation: Tensor | None = None,
         targets: Tensor | None = None,
         picture: bool = False,
+        queries: bool = True,
     ) -> PairOutputs:
         """Everything that the objectives of a pair need: one pass of the tower, one of QLLaMA for all tasks.
 
         pixel_values (B, 3, S, S); texts right padded with 0: `summary` (B, T) to compare, `matching` (n B, T) to judge
         (n texts for each picture: all pictures once, all again, ...), `generation` (B, T) to learn to write where
-        `targets` (B, T) is not -100. `picture`: also what the tower alone makes of the picture.
+        `targets` (B, T) is not -100. What a summary is compared with: `picture`, what the tower alone makes of the
+        picture; `queries`, what the queries saw of it (a plain InternVL-C has none).
 
             task         the queries see               the text sees
             matching     queries and text              queries and text
             summary      queries                       the text before it
             generation   queries                       queries, the text before it
         """
-        states = self.vision_model(pixel_values)
+        states, first = self.vision_model(pixel_values), self.config.queries
         alone = F.normalize(self.clip_projector(states), dim=-1) if picture else None
-        if self.query_tokens is None:
-            if matching is not None or generation is not None:
-                raise UsageError("this is a plain InternVL-C, without queries; it can only compare pictures and texts")
-            text = None if summary is None else F.normalize(self.encode_text(summary), dim=-1)
-            return PairOutputs(self.logit_scale.exp(), text, alone, None, None, None)
-        assert self.itm_head is not None
-        assert self.clip_projector2 is not None
-        first = self.config.queries
+        asked = summary if queries and first else None
         judging, comparing, writing = self._read_together(
             states,
             (matching, Sight(causal=False)),
-            (summary, Sight(prefix=first, apart=True)),
+            (asked, Sight(prefix=first, apart=True)),
             (generation, Sight(prefix=first)),
         )
-        judged = seen = text = written = None
-        if judging is not None:
-            judged = self.itm_head(judging[:, :first]).mean(dim=1)
-        if comparing is not None and summary is not None:
-            seen = F.normalize(self.clip_projector2(comparing[:, :first]), dim=-1)
+        text = seen = judged = written = None
+        if summary is not None and comparing is None:
+            text = F.normalize(self.encode_text(summary), dim=-1)
+        elif summary is not None and comparing is not None and self.clip_projector2 is not None:
             text = F.normalize(self._last(comparing[:, first:], summary) @ self.text_projection, dim=-1)
+            seen = F.normalize(self.clip_projector2(comparing[:, :first]), dim=-1)
+        if judging is not None and self.itm_head is not None:
+            judged = self.itm_head(judging[:, :first]).mean(dim=1)
         if writing is not None and targets is not None:
             written = self._target_logprobs(writing[:, first:], targets)
         return PairOutputs(self.logit_scale.exp(), text, alone, seen, judged, written)

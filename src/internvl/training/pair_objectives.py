@@ -7,10 +7,12 @@
                      ITM                               ITC                                    ITG
     pretrain_pair    one text a picture: the first     the queries with the text; targets     the caption
                      half gets another's (rounded up)  are the pairs, label smoothing
+    .. ITC alone     none                              the tower with the text; the same      none
     retrieval        two texts a picture: another's,   the queries with the text, and the     none
                      and its own                       tower with the text; all pairs of
                                                        one picture are right
 
+`pretrain_pair` with all three is the second stage of InternVL-14B, with ITC alone the first, which has no queries yet.
 Chen et al. 2023, arXiv:2312.14238, after BLIP-2 (Li et al. 2023, arXiv:2301.12597). A plain InternVL-C has no queries:
 it learns ITC with the tower alone (Radford et al. 2021, arXiv:2103.00020).
 
@@ -121,7 +123,7 @@ class PairLoss:
         (`match_other`), the `temperature` 1 / scale, and for retrieval `agreement`, the cosine of both image vectors.
         """
         pairs, aim, pair_model = _pairs(batch), self.aim, self.check(model)
-        both = aim.contrastive > 0 and (self.retrieval or pair_model.config.queries == 0)
+        alone = not self.retrieval and not aim.matching and not aim.captioning
         texts, own, counts = self._texts_to_match(pairs)
         found = pair_model.pair_outputs(
             normalise(pairs.tiles),
@@ -129,7 +131,8 @@ class PairLoss:
             matching=texts if aim.matching > 0 else None,
             generation=pairs.generation if aim.captioning > 0 else None,
             targets=pairs.generation_targets if aim.captioning > 0 else None,
-            picture=both,
+            picture=aim.contrastive > 0 and (self.retrieval or alone),
+            queries=not alone,
         )
         value = torch.zeros((), device=pairs.tiles.device)
         metrics: dict[str, Tensor] = {}
