@@ -284,7 +284,9 @@ def restore(
     _same_learnt(folder, told["learnt"], [names[p] for group in optimizer.param_groups for p in group["params"]])
     reshard(model)
     targets = model.state_dict()
-    missing = set(targets)
+    # One tensor under several names (the A of layers that a layout stores as one) is filled once, under the first.
+    again = {name for name, p in model.named_parameters(remove_duplicate=False) if names[p] != name}
+    missing = set(targets) - again
     for name, tensor in (read or read_published)(folder / "model"):
         if name not in targets:
             raise KeyMismatch(f"{folder}: {name} is not in the model; make the model as it was when this was saved")
