@@ -17,6 +17,7 @@ from internvl.cli.chat import chat
 from internvl.cli.convert import convert
 from internvl.cli.embed import embed
 from internvl.cli.eval import evaluate
+from internvl.cli.lint import lint
 from internvl.cli.score import score
 from internvl.cli.terminal import complain
 from internvl.cli.zoo import zoo
@@ -42,6 +43,7 @@ for command in (chat, embed, zoo, convert):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command()(score)
+app.command()(lint)
 
 
 @app.callback(invoke_without_command=True)
