@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from internvl.errors import find
 from internvl.models.attention import EVERYTHING, attend
+from internvl.models.config import VisionConfig
 from internvl.models.layers import Linear
 
 POOL_EPS = 1e-5
+PROBE_EPS = 1e-6
+
+Pooling = Literal["linear", "attention", "clip_projector"]
+POOLINGS: dict[str, None] = dict.fromkeys(("linear", "attention", "clip_projector"))
 
 
 class AttentionPool(nn.Module):
@@ -47,3 +55,32 @@ class PoolAttention(nn.Module):
         v = F.linear(v, self.v.weight, self.v_bias)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         return self.proj(attend(q, k, v, EVERYTHING).transpose(1, 2).flatten(2))
+
+
+class Probe(nn.Module):
+    """A tower's states (B, 1 + patches, dim) -> logits (B, classes), through one linear layer.
+
+        pooling           what is classified                                    width
+        linear            the class token beside the mean of the patches        2 dim
+        attention         what a learnt attention pool makes of all tokens      dim
+        clip_projector    what the tower's contrastive pool made of them: then  pool_dim
+                          `forward` takes that, (B, pool_dim)
+
+    Features are normalised over the batch. Names are those of the published heads (InternViT-6B on ImageNet-1k).
+    """
+
+    def __init__(self, config: VisionConfig, classes: int, *, pooling: Pooling = "linear") -> None:
+        super().__init__()
+        find("pooling", pooling, POOLINGS)
+        self.pooling: Pooling = pooling
+        width = {"linear": 2 * config.dim, "attention": config.dim, "clip_projector": config.pool_dim}[pooling]
+        self.attn_pooling = AttentionPool(config.dim, config.heads, config.dim) if pooling == "attention" else None
+        self.norm = nn.BatchNorm1d(width, eps=PROBE_EPS)
+        self.head = Linear(width, classes)
+
+    def forward(self, states: Tensor) -> Tensor:
+        if self.attn_pooling is not None:
+            states = self.attn_pooling(states)
+        elif self.pooling == "linear":
+            states = torch.cat((states[:, 0], states[:, 1:].mean(dim=1)), dim=-1)
+        return self.head(self.norm(states))

@@ -4,6 +4,7 @@
 |--------------------------------------------|----------------------------------------|
 | linear and convolution weights, embeddings | normal, 0.02                           |
 | last linear of each residual branch        | normal, 0.02 / sqrt(2 * layers)        |
+| last linear of a probe                     | normal, 0.01                           |
 | biases                                     | 0                                      |
 | norms                                      | weight 1, bias 0                       |
 | layer scales                               | `VisionConfig.layer_scale`             |
@@ -22,6 +23,7 @@ RESIDUAL = (
     "down_proj.weight",
     "down_proj",
 )
+PROBE_STD = 0.01
 NORMS = ("norm", "mlp1.0.")
 
 
@@ -45,5 +47,6 @@ def _fill(name: str, values: torch.Tensor, layers: int, std: float, draw: torch.
     elif values.ndim == 1 or name.endswith("bias"):
         values.zero_()
     else:
-        scale = std / (2 * layers) ** 0.5 if name.endswith(RESIDUAL) else std
+        scale = PROBE_STD if f".{name}".endswith(".head.weight") else std
+        scale = std / (2 * layers) ** 0.5 if name.endswith(RESIDUAL) else scale
         values.copy_(torch.empty(values.shape).normal_(0.0, scale, generator=draw))

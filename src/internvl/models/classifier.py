@@ -1,0 +1,44 @@
+"""A tower that classifies: for probing, where the tower is frozen, and for fine-tuning all of it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from internvl.errors import UsageError
+from internvl.models.config import VisionConfig
+from internvl.models.heads import Pooling, Probe
+from internvl.models.init import initialise
+from internvl.models.vit import VisionTransformer
+
+
+class Classifier(nn.Module):
+    """Pixels (B, 3, H, W), normalised -> logits (B, classes).
+
+    >>> classifier = Classifier.of(tower, 1000, pooling="attention")  # doctest: +SKIP
+    >>> classifier.tower.requires_grad_(False)  # a probe; otherwise all of it learns  # doctest: +SKIP
+    """
+
+    def __init__(self, tower: VisionTransformer, head: Probe) -> None:
+        super().__init__()
+        if head.pooling == "clip_projector" and tower.clip_projector is None:
+            raise UsageError("this tower has no clip_projector to classify with; use pooling linear or attention")
+        self.tower = tower
+        self.head = head
+
+    @classmethod
+    def of(cls, tower: VisionTransformer, classes: int, *, pooling: Pooling = "linear", seed: int = 0) -> Classifier:
+        """A tower with a new head, reproducibly drawn, where the tower is and of its type."""
+        head = Probe(tower.config, classes, pooling=pooling)
+        initialise(head, seed=seed)
+        return cls(tower, head.to(tower.embeddings.class_embedding))
+
+    @property
+    def config(self) -> VisionConfig:
+        return self.tower.config
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        states = self.tower(pixel_values)
+        if self.head.pooling == "clip_projector":
+            assert self.tower.clip_projector is not None
+            states = self.tower.clip_projector(states)
+        return self.head(states)
