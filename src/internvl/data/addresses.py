@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 
 from internvl.data.fetch import without_secrets
 from internvl.data.media import ADDRESS
-from internvl.errors import DataError, MissingExtra
+from internvl.errors import DataError, InternVLError, MissingExtra
 
 MOST_FILES = 100_000
 """That one address may stand for."""
@@ -108,6 +108,32 @@ def expand(address: str) -> list[str]:
     return found
 
 
+def exists(address: str) -> bool:
+    """Whether there is such a file or folder, or one at least that fits."""
+    try:
+        first = expand(address)[0]
+        if _is_local(first):
+            return os.path.exists(_path(first))
+        with _faults(first):
+            system, path = _system(first)
+            return bool(system.exists(path))
+    except DataError:
+        return False
+
+
+def joined(file: str, path: str) -> str:
+    """A relative path as it is below the folder of a file.
+
+    >>> joined("s3://bucket/meta.json", "train.jsonl")
+    's3://bucket/train.jsonl'
+    """
+    if ADDRESS.match(path) or os.path.isabs(_path(path)):
+        return path
+    if _is_local(file):
+        return os.path.join(os.path.dirname(_path(file)), path)
+    return f"{file.rpartition('/')[0]}/{path}"
+
+
 def _braces(address: str) -> Iterator[str]:
     braces = re.search(r"\{([^{}]*)\}", address)
     if braces is None:
@@ -156,25 +182,27 @@ def _state(found: os.stat_result) -> str:
 
 def _system(address: str) -> tuple[Any, str]:
     """The file system of an address; fsspec remembers it, and makes a new one in another process."""
-    from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
+    scheme = address.partition(":")[0]
+    try:
+        from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
 
-    return url_to_fs(address)
+        return url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise MissingExtra(
+            f"{without_secrets(address)}: {scheme}: addresses need fsspec and its part for {scheme} "
+            f"(pip install 'fsspec[{scheme}]')"
+        ) from error
 
 
 @contextlib.contextmanager
 def _faults(address: str) -> Generator[None]:
     name = without_secrets(address)
-    scheme = address.partition(":")[0]
     try:
         yield
-    except DataError:
+    except InternVLError:
         raise
     except FileNotFoundError:
         raise DataError(f"{name}: there is no such file; check the address") from None
-    except (ImportError, ValueError) as error:
-        raise MissingExtra(
-            f"{name}: {scheme}: addresses need fsspec and its part for {scheme} (pip install 'fsspec[{scheme}]')"
-        ) from error
     except Exception as error:  # every file system raises its own kinds
         raise DataError(f"{name} could not be read ({type(error).__name__}: {str(error)[:200]})") from error
 

@@ -7,14 +7,19 @@ Nothing here grows with the number of rows: both orders are keyed permutations, 
 
 from __future__ import annotations
 
-import hashlib
+import difflib
+import json
 import math
+import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
+from internvl.data.addresses import File, exists, joined
+from internvl.data.permutation import Permutation
 from internvl.data.records import KINDS, Record, record
 from internvl.data.rows import Rows, open_rows
 from internvl.errors import ConfigError, DataError, InternVLError, find
@@ -43,8 +48,13 @@ class Source:
     def __post_init__(self) -> None:
         if not self.annotation:
             raise ConfigError(f"source {self.name or '?'}: annotation is empty; expected a path or an address")
-        if not self.repeat > 0:
-            raise ConfigError(f"source {self.name or self.annotation}: repeat is {self.repeat}; expected more than 0")
+        if not 0 < self.repeat < math.inf:
+            raise ConfigError(f"source {self.title}: repeat is {self.repeat}; expected a number above 0")
+
+    @property
+    def title(self) -> str:
+        """How reports and the ledger call it."""
+        return self.name or self.annotation
 
 
 @dataclass(frozen=True)
@@ -145,51 +155,110 @@ def _shares(sources: Sequence[Source], rows: Sequence[int], resampling: Resampli
     return [max(1, round(whole * root / sum(roots))) for root in roots]
 
 
-# ---- a keyed permutation ---------------------------------------------------------------------------------------------
+# ---- meta files ------------------------------------------------------------------------------------------------------
 
-_ROUNDS = 6
-_MASK = 2**64 - 1
+_KEYS = ("root", "annotation", "data_augment", "repeat_time", "max_dynamic_patch", "length", "kind")
 
 
-class Permutation:
-    """The numbers 0 to n - 1 in an order that a key determines, in constant memory.
+def read_meta(path: str | os.PathLike[str], *, root: str = "", kind: str = "conversation") -> tuple[Source, ...]:
+    """The sources that a meta file (`.json`) names, in its order; any other file is one source, with this `root`.
 
-    A Feistel network over the smallest a x b that holds n, a and b about its root (Black and Rogaway, "Ciphers with
-    arbitrary finite domains", 2002: here each round adds, modulo a and b in turn, a hash of the other half); what falls
-    between n and a x b is put through again.
+    A meta file is a JSON object, a name and an entry for each source:
 
-    >>> order = Permutation(5, "some key")
-    >>> sorted(order(number) for number in range(5))
-    [0, 1, 2, 3, 4]
+        {"coco": {"root": "data/coco/", "annotation": "coco.jsonl", "data_augment": false, "repeat_time": 0.5,
+                  "max_dynamic_patch": 12, "length": 566747}}
+
+    All but `annotation` may be left out. `length` is only for people. `kind` may say what the rows are, where not all
+    are `kind`. A relative `annotation` or `root` is below the working folder if it is there, else below the folder of
+    the meta file if it is there; what the source then says is the path that was found.
+
+    Raises `DataError` with all faults at once.
+
+    >>> read_meta("train.jsonl", kind="pair")[0].annotation
+    'train.jsonl'
     """
+    address = os.fspath(path)
+    if not address.lower().endswith(".json"):
+        return (Source(annotation=address, root=root, kind=kind),)
+    file = File.at(address)
+    entries = _meta(file)
+    faults = [f"{name} stands in it twice" for name in _twice(entries)]
+    sources: list[Source] = []
+    for name, entry in entries:
+        wrong = list(_wrong(entry))
+        if not wrong:
+            entry = dict(entry)
+            if _found(entry["annotation"], address) is None:
+                wrong.append(
+                    f"annotation {entry['annotation']} is neither below the working folder nor beside this file"
+                )
+        faults += (f"{name}: {fault}" for fault in wrong)
+        if not wrong:
+            sources.append(Source(
+                annotation=_found(entry["annotation"], address) or "",
+                name=name,
+                root=_found(entry.get("root") or root, address) or entry.get("root") or root,
+                kind=entry.get("kind", kind),
+                repeat=entry.get("repeat_time", 1),
+                max_tiles=entry.get("max_dynamic_patch"),
+                augment=entry.get("data_augment", False),
+            ))  # fmt: skip
+    if not entries:
+        faults.append("it names no source")
+    if faults:
+        raise DataError(f"{file.name} has {len(faults)} fault(s): {'; '.join(faults)}")
+    return tuple(sources)
 
-    def __init__(self, n: int, key: str) -> None:
-        self._n = n
-        self._a = max(1, math.isqrt(max(0, n - 1)) + 1)
-        self._b = max(1, -(-n // self._a))
-        digest = hashlib.blake2b(f"{key}/{n}".encode(), digest_size=8 * _ROUNDS).digest()
-        self._keys = [int.from_bytes(digest[8 * at : 8 * at + 8], "little") for at in range(_ROUNDS)]
 
-    def __call__(self, number: int) -> int:
-        if not 0 <= number < self._n:
-            raise IndexError(f"{number} is not among 0 to {self._n - 1}")
-        while True:
-            number = self._once(number)
-            if number < self._n:
-                return number
-
-    def _once(self, number: int) -> int:
-        left, right = divmod(number, self._b)  # of a and b values
-        for at, key in enumerate(self._keys):
-            if at % 2:
-                right = (right + _mixed(left ^ key)) % self._b
-            else:
-                left = (left + _mixed(right ^ key)) % self._a
-        return left * self._b + right
+def _meta(file: File) -> list[tuple[str, Any]]:
+    """Names and entries, also those of a name that stands twice."""
+    try:
+        pairs = json.loads(file.read(0, file.size).decode("utf-8-sig"), object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
+        hint = "; a file of one record a line is called .jsonl" if "Extra data" in str(error) else ""
+        raise DataError(f"{file.name} is not JSON ({error}){hint}") from None
+    if not isinstance(pairs, _Pairs):
+        raise DataError(f"{file.name} is a JSON {type(pairs).__name__}; expected an object: an entry for each source")
+    return pairs
 
 
-def _mixed(x: int) -> int:
-    """A hash of 64 bits (the finaliser of SplitMix64)."""
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return x ^ (x >> 31)
+def _twice(pairs: Sequence[tuple[str, Any]]) -> list[str]:
+    return [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as it is written."""
+
+
+def _wrong(entry: Any) -> Iterator[str]:
+    if not isinstance(entry, _Pairs):
+        yield f"is {entry!r:.40}; expected an object with `annotation`, `root` and so on"
+        return
+    yield from (f"`{key}` stands in it twice" for key in _twice(entry))
+    entry = dict(entry)
+    for key in entry:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, n=1)
+            yield f"has a key `{key}`; " + (f"did you mean `{near[0]}`?" if near else f"there are {', '.join(_KEYS)}")
+    annotation, root, repeat = entry.get("annotation"), entry.get("root", ""), entry.get("repeat_time", 1)
+    if not isinstance(annotation, str) or not annotation:
+        yield f"annotation is {annotation!r:.40}; expected the path or address of a file of records"
+    if not isinstance(root, str):
+        yield f"root is {root!r:.40}; expected the folder of the pictures"
+    if type(repeat) not in (int, float) or not 0 < repeat < math.inf:
+        yield f"repeat_time is {repeat!r:.40}; expected a number above 0"
+    if type(entry.get("data_augment", False)) is not bool:
+        yield f"data_augment is {entry['data_augment']!r:.40}; expected true or false"
+    tiles = entry.get("max_dynamic_patch")
+    if tiles is not None and (type(tiles) is not int or tiles < 1):
+        yield f"max_dynamic_patch is {tiles!r:.40}; expected a whole number from 1 on"
+    if entry.get("kind", "pair") not in tuple(KINDS):
+        yield f"kind is {entry['kind']!r:.40}; expected one of {', '.join(KINDS)}"
+
+
+def _found(path: str, meta: str) -> str | None:
+    """A relative path below the working folder if it is there, else beside the meta file if it is there."""
+    beside = joined(meta, path)
+    if beside == path or not path:
+        return path
+    return path if exists(path) else beside if exists(beside) else None
