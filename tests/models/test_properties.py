@@ -58,6 +58,15 @@ def test_packed_equals_separate(model):
     assert difference(packed, torch.cat([model(sample) for sample in samples], dim=1)) < SAME
 
 
+def test_packed_equals_separate_under_autocast(model):
+    """Weights in fp32, products in bf16, as training runs. Worst seen over all configurations: 0."""
+    samples = [random_ids(1, n, seed=n) for n in (5, 9)]
+    with torch.autocast("cpu", torch.bfloat16):
+        packed = model(torch.cat(samples, dim=1), packing=Packing((5, 9)))
+        separate = torch.cat([model(sample) for sample in samples], dim=1)
+    assert difference(packed, separate) < SAME
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(model, side):
     long, short = random_ids(1, 11), random_ids(1, 6, seed=1)

@@ -183,12 +183,14 @@ def _attend_packed(
     for length in packing.lengths:
         starts[length].append(at)
         at += length
-    out = torch.empty_like(q)
+    out: Tensor | None = None
     for length, places in starts.items():
         index = (torch.tensor(places)[:, None] + torch.arange(length)).to(q.device)  # (segments, length)
         parts = [x[0][:, index].transpose(0, 1) for x in (q, k, v)]  # (segments, heads, length, D)
         seen = attend(parts[0], parts[1], parts[2], Sight(), window=window, sinks=sinks, dropout=dropout)
+        out = seen.new_empty(q.shape) if out is None else out  # under autocast it is of another type than q
         out[0, :, index] = seen.transpose(0, 1)
+    assert out is not None  # a packing has a segment
     return out
 
 
