@@ -4,9 +4,9 @@ Where the checkpoint's layout stores several of our linear layers as one (Intern
 these layers have one A between them, as if the adapter stood on the fused weight: the same number of parameters as in
 the first code base, and a file of the rank that was asked for.
 
-With `learn.quantize` the layers under the adapters are `models.quantized.QuantizedLinear`. A saved model holds the plain
-weights that these stand for, in fp32: it computes what was trained. A resumed run quantises the weights of its start
-again, which gives the same codes.
+With `learn.quantize` the layers under the adapters are `models.quantized.QuantizedLinear`. A saved model holds the
+plain weights that these stand for, in fp32: it computes what was trained. A resumed run quantises the weights of its
+start again, which gives the same codes.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _put_on(model: nn.Module, part: str, form: Form, learn: Learn, seed: int) ->
             held["default"] = shared["default"]
 
 
-def _fused(model: nn.Module, names: Sequence[str]) -> list[tuple[str, ...]]:
+def _fused(model: Any, names: Sequence[str]) -> list[tuple[str, ...]]:
     """Groups of linear layers that the layout of the checkpoint stores as one."""
     layout = _layout(model)
     assert layout is not None
