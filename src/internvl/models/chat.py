@@ -42,6 +42,8 @@ class ChatModel(nn.Module):
         self.vision_model = VisionTransformer(config.vision)
         self.mlp1 = projector(config)
         self.language_model = Decoder(config.text)
+        self.always_look = False
+        """Run the tower for a batch without pictures too, so that ranks whose weights are shared always meet there."""
 
     def forward(
         self,
@@ -132,16 +134,20 @@ class ChatModel(nn.Module):
         targets: Tensor,
         pixel_values: Tensor | None = None,
         *,
+        tile_order: Tensor | None = None,
         attention_mask: Tensor | None = None,
         packing: Packing | None = None,
         chunk: int = 1024,
     ) -> Tensor:
         """log p(targets[b, t] | tokens before t), (B, T) in fp32; 0 where a target is -100 or starts a sample.
 
+        `tile_order` (m,) says which tile fills each block of slots in turn: one that is seen by several samples is
+        encoded once, and learns from all of them. None: each tile once, in order.
+
         The head is applied to `chunk` tokens at a time, and again in the backward pass, so that the logits of the
-        whole vocabulary never exist for all tokens at once.
+        whole vocabulary never exist for all tokens at once. Without a target every parameter has gradients of zeros.
         """
-        features = self._checked_features(input_ids, pixel_values)
+        features = self._checked_features(input_ids, pixel_values, tile_order)
         hidden = self.hidden(input_ids, features, attention_mask=attention_mask, packing=packing)
         learnt = targets != IGNORED
         learnt[:, 0] = False
@@ -154,22 +160,35 @@ class ChatModel(nn.Module):
             for h, w in zip(before.split(chunk), wanted.split(chunk), strict=True)
         ]
         out = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
-        return out.index_put((rows, columns), torch.cat(pieces)) if pieces else out + hidden.sum() * 0
+        return out.index_put((rows, columns), torch.cat(pieces))
 
     def _logprobs(self, hidden: Tensor, wanted: Tensor) -> Tensor:
         logits = self.language_model.logits(hidden).float()
         return logits.gather(-1, wanted[:, None])[:, 0] - logits.logsumexp(-1)
 
-    def _checked_features(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor | None:
+    def _checked_features(
+        self, input_ids: Tensor, pixel_values: Tensor | None, tile_order: Tensor | None = None
+    ) -> Tensor | None:
         """Image features, after counting that they will fit: the tower is dear, a mistake is not worth running it."""
         if input_ids.ndim != 2:
             raise UsageError(f"input_ids are {tuple(input_ids.shape)}; expected (rows, tokens), e.g. input_ids[None]")
-        found = int((input_ids == self.config.image_token).sum())
-        tiles = 0 if pixel_values is None else len(pixel_values)
-        native = pixel_values is None or pixel_values.shape[-1] == self.config.tile_size
-        if native and found != tiles * self.config.slots_per_tile:
+        config, tiles = self.config, 0 if pixel_values is None else len(pixel_values)
+        if tile_order is not None and tile_order.unique().tolist() != list(range(tiles)):
             raise PlaceholderMismatch(
-                f"the tokens have {found} image slots but {tiles} tiles fill {tiles * self.config.slots_per_tile} "
-                f"({self.config.slots_per_tile} each); give as many tiles as the prompt was made for"
+                f"tile_order names the tiles {tile_order.unique().tolist()}, but there are {tiles}, counted from 0; "
+                "each must fill slots at least once"
             )
-        return None if pixel_values is None or tiles == 0 else self.image_features(pixel_values)
+        found, shown = int((input_ids == config.image_token).sum()), tiles if tile_order is None else len(tile_order)
+        native = pixel_values is None or pixel_values.shape[-1] == config.tile_size
+        if native and found != shown * config.slots_per_tile:
+            raise PlaceholderMismatch(
+                f"the tokens have {found} image slots but {shown} tiles fill {shown * config.slots_per_tile} "
+                f"({config.slots_per_tile} each); give as many tiles as the prompt was made for"
+            )
+        if pixel_values is None or tiles == 0:
+            if not self.always_look:
+                return None
+            blank = torch.zeros(1, 3, config.tile_size, config.tile_size, device=input_ids.device)
+            return self.image_features(blank)[:0]  # fills no slot, and brings the tower gradients of zeros
+        features = self.image_features(pixel_values)
+        return features if tile_order is None else features[tile_order]  # by indexing: its backward is deterministic
