@@ -200,16 +200,18 @@ def _picture(record: Pair, root: str) -> int:
 
 
 def collate_pairs(samples: Sequence[PreparedPair]) -> PairBatch:
-    """A batch of pairs, each kind of text padded to its longest.
+    """A batch of pairs, each kind of text padded to its longest; captions and negatives alike.
 
     The negative of a row is the caption of the next row, counted in a circle, that shows another picture in other
     words. Where there is none, because all rows show one picture, it is padding alone and nothing is matched with it.
     """
+    captions = [sample.caption for sample in samples]
+    own_and_other = _padded([*captions, *(_other(samples, row) for row in range(len(samples)))], PAD)
     return PairBatch(
         tiles=torch.from_numpy(np.concatenate([sample.tiles for sample in samples])),
         summary=_padded([sample.summary for sample in samples], PAD),
-        caption=_padded([sample.caption for sample in samples], PAD),
-        negative=_padded([_other(samples, row) for row in range(len(samples))], PAD),
+        caption=own_and_other[: len(samples)],
+        negative=own_and_other[len(samples) :],
         generation=_padded([sample.generation for sample in samples], PAD),
         generation_targets=_padded([sample.generation_targets for sample in samples], IGNORED),
         image_ids=torch.tensor([sample.image_id for sample in samples]),
