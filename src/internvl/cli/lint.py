@@ -124,6 +124,8 @@ def _look(sources: Sequence[Source], model: str | None, max_length: int | None, 
         from internvl.weights.load import load_tokenizer
 
         tokenizer = load_tokenizer(model)
+        if tokenizer.bos_id is None:
+            raise UsageError(f"--model {model}: captions are read by InternVL-C and -G; this is another model")
     elif model is not None:
         raise UsageError(f"--model {model}: rows of classes have no tokens to count; leave it out")
     return Look(

@@ -35,6 +35,7 @@ class Example:
 
     source: int
     row: int
+    """-1: it is not one row that is at fault."""
     origin: str
     text: str
 
@@ -191,7 +192,7 @@ class Tally:
         self._systems: dict[int, set[bool]] = {}
         for number, size in enumerate(sizes):
             if not size:
-                self._count(Seen(source=number, row=-1, origin=sources[number].annotation), _no_rows())
+                self._count(self._whole(number), Fault("source-empty", "no rows"))
 
     def add(self, seen: Seen) -> None:
         self._looked[seen.source] += 1
@@ -267,22 +268,21 @@ class Tally:
             self._count(seen, Fault(rule, f"as in {other}"))
         for source, kinds in self._systems.items():
             if len(kinds) > 1:
-                self._count(self._first(source), Fault("system-mixed", "some rows have a system turn, others none"))
+                self._count(self._whole(source), Fault("system-mixed", "some rows have a system turn, others none"))
         if len({type(label) for label in self._labels}) > 1:
-            some = [repr(label) for label, _ in self._labels.most_common(3)]
-            self._count(self._at(0), Fault("label-mixed", f"labels such as {', '.join(some)}"))
+            kinds = {type(label).__name__: label for label in self._labels}
+            told = ", ".join(repr(label) for label in kinds.values())
+            self._count(self._whole(), Fault("label-mixed", f"labels such as {told}"))
         rare = [label for label, count in self._labels.items() if count == 1]
         if rare and len(rare) < len(self._labels):
             named = ", ".join(map(str, rare[:5]))
-            self._count(self._at(0), Fault("rare-label", f"{len(rare)} classes, among them {named}"))
+            self._count(self._whole(), Fault("rare-label", f"{len(rare)} of {len(self._labels)} classes: {named}"))
 
     def _at(self, number: int) -> Seen:
         source, row = self._places[0][number], self._places[1][number]
         return Seen(source=source, row=row, origin=self._examiner.rows(source).origin(row))
 
-    def _first(self, source: int) -> Seen:
-        return self._at(self._places[0].index(source))
-
-
-def _no_rows() -> Fault:
-    return Fault("source-empty", "no rows")
+    def _whole(self, source: int | None = None) -> Seen:
+        """A source, or everything, where the fault is not one row's."""
+        origin = "all rows" if source is None else self._parts[source].name
+        return Seen(source=source or 0, row=-1, origin=origin)

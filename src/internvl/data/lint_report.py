@@ -164,7 +164,7 @@ def plot(spread: Spread) -> Plot:
         until = "and more" if bar.high is None else f"to {number(bar.high)}"
         title = f"{number(bar.low)} {until}: {bar.count:,}"
         over = spread.limit is not None and bar.low >= spread.limit
-        columns.append(Column(place * step, HEIGHT - height, max(1.0, step - 1.5), height, title, over))
+        columns.append(Column(place * step, HEIGHT - height, min(60.0, max(1.0, step - 1.5)), height, title, over))
     every = max(1, round(len(spread.bars) / 6))
     ticks = [(place * step, number(spread.bars[place].low)) for place in range(0, len(spread.bars), every)]
     if spread.bars[-1].high is None:
@@ -229,10 +229,8 @@ def _said(
     """Who said what, or the row as it is."""
     most = bounds.characters
     if record is None:
-        try:
+        with contextlib.suppress(InternVLError):  # no row at all: what was found says so
             yield "row", shortened(repr(dict(examiner.rows(source)[row])), most)
-        except InternVLError as error:
-            yield "row", str(error)
     elif isinstance(record, Conversation):
         for role, text in record.turns[: bounds.turns]:
             yield role, shortened(text, most)
