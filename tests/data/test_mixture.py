@@ -77,10 +77,10 @@ def test_orders_look_random():
     """Where the first of 10 goes is even over keys; neighbours of a long order do not stay neighbours."""
     places = Counter(Permutation(10, f"key {key}")(0) for key in range(5000))
     squares = sum((places[value] - 500) ** 2 / 500 for value in range(10))
-    assert squares < 27.9, "chi square of 9 degrees, one in a thousand; 4.7 was seen"
+    assert squares < 27.9, "chi square of 9 degrees, one in a thousand; 2.1 was seen, 11.5 for other places"
     order = [Permutation(10_000, "key")(number) for number in range(10_000)]
     near = sum(abs(one - other) <= 10 for one, other in pairwise(order))
-    assert near < 40, "20 are expected; 21 were seen"
+    assert near < 40, "20 are expected; 25 were seen, 15 to 18 with other keys"
 
 
 @pytest.mark.parametrize("number", [-1, 5])
@@ -290,7 +290,7 @@ def test_all_faults_of_a_meta_file_at_once(folder):
     assert "\n" not in said
     assert said.startswith(f"{path} has 12 fault(s): ")
     for part in (
-        "a: has a key `anotation`; did you mean `annotation`?", "a: has a key `repeat_times`; did you mean `repeat_time`",
+        "a: has a key `anotation`; did you mean `annotation`?", "a: has a key `repeat_times`; did you mean",
         "a: annotation is None", "b: annotation nowhere.jsonl is neither below the working folder nor beside this file",
         "c: repeat_time is 0", "c: data_augment is 'no'", "c: max_dynamic_patch is 1.5", "d: is []", "e: root is 3",
         "e: kind is 'pairs'", "e: has a key `colour`; there are root, annotation", "f: repeat_time is True",

@@ -81,5 +81,5 @@ def test_memory_is_flat(tmp_path):
     found = json.loads(done.stdout)
     assert found["rows"] == ROWS
     assert found["right"]
-    assert found["grown"] < 32 * 1024, "KiB; 3 MB were seen"
+    assert found["grown"] < 32 * 1024, "KiB; 2.3 MB were seen, and an index in memory would have 80"
     assert found["worker"] < found["base"] + 16 * 1024, "KiB; what a worker holds is torch: 1 MB more was seen"

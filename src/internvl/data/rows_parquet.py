@@ -26,7 +26,7 @@ COPIED = 256
 
 
 class ParquetRows:
-    """The rows of one file; fields without a value are left out."""
+    """The rows of one file; a field without a value is None."""
 
     def __init__(self, file: File) -> None:
         self._file = file
@@ -53,8 +53,7 @@ class ParquetRows:
             else:
                 group = bisect_right(self._ends, index)
                 held, place = self._group(group), index - (self._ends[group - 1] if group else 0)
-            row: dict[str, Any] = held.slice(place, 1).to_pylist()[0]
-        return {key: value for key, value in row.items() if value is not None}
+            return held.slice(place, 1).to_pylist()[0]
 
     def origin(self, index: int) -> str:
         return f"{self._file.name}:{index + 1}"
