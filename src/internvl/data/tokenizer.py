@@ -37,7 +37,8 @@ class Tokenizer:
     """The tokenizer of one checkpoint.
 
     `bos_id`, `eos_id` and `pad_id` are None where the checkpoint names no such token; `adds_bos` says whether it starts
-    every prompt with bos by itself.
+    every prompt with bos by itself. `markup` are the tokens that a text may spell: `MARKUP`, and those that the files
+    list as such.
 
     >>> tokenizer = Tokenizer.from_folder(Path("InternVL2_5-8B"))
     >>> image = tokenizer.special("<IMG_CONTEXT>")
@@ -50,6 +51,7 @@ class Tokenizer:
         self._by_text = {special.text: special for special in parts.specials}
         self._tags = {text: i for text, i in parts.vocabulary.tags.items() if text not in self._by_text}
         self._vocabulary.shield(self._by_id)
+        self.markup = (*MARKUP, *(text for text in parts.markup if text in self._by_text))
         self.bos_id = parts.named.get("bos_token")
         self.eos_id = parts.named.get("eos_token")
         self.pad_id = parts.named.get("pad_token")
@@ -150,7 +152,7 @@ class Tokenizer:
         """What a text may spell, as a pattern that cuts it out."""
         return {
             "all": _any_of({*self._by_text, *self._tags}),
-            "markup": _any_of(set(MARKUP) & set(self._by_text)),
+            "markup": _any_of(set(self.markup) & set(self._by_text)),
             "none": _any_of(()),
         }
 
@@ -163,7 +165,7 @@ class Tokenizer:
 
     def stream(self, *, skip_special: bool = True, keep_markup: bool = False) -> StreamDecoder:
         """Decodes ids as they come; what it gives adds up to `decode` of them all."""
-        kept = MARKUP if keep_markup else ()
+        kept = self.markup if keep_markup else ()
         dropped = {s.id for s in self._by_id.values() if skip_special and s.skip and s.text not in kept}
 
         def read(i: int) -> Special | str | bytes | None:

@@ -13,6 +13,8 @@ from internvl.data.detokenizer import ByteFlow, Flow, PieceFlow, Spacing, Specia
 from internvl.data.vocabulary import BytePairs, SentencePieces, Vocabulary
 from internvl.errors import CheckpointError, DamagedFile, find
 
+MARKUP_KEY = "markup_tokens"
+"""Where `tokenizer_config.json` lists added tokens that a text may spell, as it may spell <box>; ours alone."""
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 SPACING = {
@@ -33,7 +35,8 @@ class TokenizerParts:
     """What a folder amounts to; `internvl.data.tokenizer.Tokenizer` is made of it.
 
     `named` are the ids of bos_token, eos_token, ...; `flow` turns pieces into text, given `show_special` and
-    `keep_markup`; `tidy` takes the spaces before punctuation out of what is decoded.
+    `keep_markup`; `tidy` takes the spaces before punctuation out of what is decoded; `markup` are added tokens that a
+    text may spell.
     """
 
     vocabulary: Vocabulary
@@ -42,6 +45,7 @@ class TokenizerParts:
     adds_bos: bool
     tidy: bool
     flow: Callable[[bool, bool], Flow]
+    markup: tuple[str, ...] = ()
 
 
 def read_tokenizer(folder: Path) -> TokenizerParts:
@@ -50,6 +54,11 @@ def read_tokenizer(folder: Path) -> TokenizerParts:
     Where there are several forms of one tokenizer, the one that the family was trained with comes first.
     """
     files = TokenizerFiles.read(folder)
+    return replace(_read(files), markup=tuple(_string(text) for text in files.config.get(MARKUP_KEY) or ()))
+
+
+def _read(files: TokenizerFiles) -> TokenizerParts:
+    folder = files.folder
     kind, here = files.tokenizer_class, {path.name for path in folder.glob("*") if path.is_file()}
     slow_only = "tokenizer.json" not in here
     if "tokenizer.model" in here and (kind is None or kind in SPACING or slow_only):

@@ -107,7 +107,7 @@ class Checkpoint:
 def describe(source: Path) -> tuple[Seen, Layout, ModelConfig, tuple[Weights, ...]]:
     """What stands in a folder of any layout, or beside a `.pth`, and what model it says it is."""
     weights = open_weights(source)
-    seen = _look(source, weights.handles())
+    seen = look(source, weights.handles())
     with blamed_on(seen.where):
         layout = layout_of(seen.config, seen.tensors, seen.where)
         if layout.name != "llava" or any(name.startswith(LLAVA_TOWER) for name in seen.tensors):
@@ -148,7 +148,7 @@ def open_checkpoint(source: Path) -> Checkpoint:
     return Checkpoint(origin, tuple(steps), used, weights, skeleton)
 
 
-def _look(source: Path, tensors: Mapping[str, Handle]) -> Seen:
+def look(source: Path, tensors: Mapping[str, Handle]) -> Seen:
     """Read what stands beside the weights."""
     if source.is_file():
         names = [source.parent / "build_arguments.json", *sorted((source.parent / "llm").glob("*"))]

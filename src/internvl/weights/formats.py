@@ -331,12 +331,17 @@ TABLE: Mapping[str, Layout] = {layout.name: layout for layout in (
 # fmt: on
 
 
-def layout_of(config: Raw, tensors: Mapping[str, Handle], where: str) -> Layout:
-    """Which layout a checkpoint is in: its config says it, or else the tensors of a lone `.pth`."""
+def refuse_quantised(config: Raw, tensors: Mapping[str, Handle], where: str) -> None:
+    """Weights that somebody else packed are not read."""
     packed = [name for name in tensors if name.endswith(QUANTISED)]
     if config.get("quantization_config") or packed:
         method = (config.get("quantization_config") or {}).get("quant_method") or some(packed)
         raise CheckpointError(f"{where}: quantised weights ({method}) cannot be loaded; take the 16-bit checkpoint")
+
+
+def layout_of(config: Raw, tensors: Mapping[str, Handle], where: str) -> Layout:
+    """Which layout a checkpoint is in: its config says it, or else the tensors of a lone `.pth`."""
+    refuse_quantised(config, tensors, where)
     named = config.get("architectures") or ([config["model_type"]] if config.get("model_type") else [])
     if {"InternVLModel", "internvl"}.intersection(named):  # two layouts use these names
         return TABLE["hf" if "text_config" in config else "pair"]

@@ -63,7 +63,7 @@ def write_checkpoint(folder: Path, content: Content, layout: Layout, options: Op
             f"layout {layout.name!r} holds a {_kind(layout.model)} model, and this is a {_kind(type(content.config))}"
         )
     same = content.origin if content.origin is not None and content.origin.format == layout.name else None
-    raw, files = _describe(content, layout, same)
+    raw, files = describe(content, layout, same)
     stored = _stored(content, layout, same, raw, options.dtype)
     raw |= _forms(content, stored, layout, raw)
     if not layout.pth and (same is None or options.dtype is not None):
@@ -89,7 +89,7 @@ def _kind(config: type[Any]) -> str:
 # --- config and sidecars ----------------------------------------------------------------------------------------------
 
 
-def _describe(content: Content, layout: Layout, same: Origin | None) -> tuple[dict[str, Any], dict[str, bytes]]:
+def describe(content: Content, layout: Layout, same: Origin | None) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The config, and the files beside the weights, verbatim as far as nothing in them changed."""
     if same is None:
         return _translate(content, layout)
