@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -151,6 +151,13 @@ class Encoder:
         """What a model writes before its answer and is no part of it: GPT-OSS's channel. Mostly none."""
         lead = list(self._parts(self.template.assistant.lead))
         return tuple(self.tokenizer.encode_pieces(lead, bos=False)) if any(isinstance(p, Special) for p in lead) else ()
+
+    def changed(self, **changes: Any) -> Encoder:
+        """The same encoder with other values in its config.
+
+        >>> encoder.changed(max_tiles=6)  # doctest: +SKIP
+        """
+        return Encoder(self.tokenizer, replace(self.config, **changes), stop_ids=self._more_stops)
 
     def encode(
         self,

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from internvl.data.batch import Batch
+from internvl.data.batch import Batch, ChatBatch
 from internvl.errors import DataError, TrainingError
 from internvl.training.config import Dtype, Optim
 from internvl.training.learn import train_mode
@@ -95,19 +95,14 @@ def steps(trainer: Trainer, batches: Iterator[Batch], progress: Callable[[int], 
     skipped, last = 0, None
     while True:
         began = time.perf_counter()
-        drawn = list(islice(batches, trainer.accumulate))
+        drawn: list[Batch] = list(islice(batches, trainer.accumulate))
         waited = time.perf_counter() - began
-        if not trainer.world.any(bool(drawn)):
-            return
         last = drawn[-1] if drawn else last
-        if last is None:
-            raise DataError(
-                f"rank {trainer.world.rank} has nothing to learn from: there are fewer batches than ranks; use fewer "
-                "ranks, more data or smaller batches"
-            )
+        if not _goes_on(trainer, drawn, last):
+            return
         # At the end of the data a rank may have fewer micro-batches than others; they still meet in every collective.
-        idle = [last] * (trainer.accumulate - len(drawn))
-        step = _step(trainer, drawn, idle, progress)
+        idle = [blank(last)] * (trainer.accumulate - len(drawn)) if isinstance(last, ChatBatch) else []
+        step = _step(trainer, [*drawn, *idle], progress)
         skipped = skipped + 1 if step.skipped else 0
         if skipped >= trainer.steps_in_a_row:
             raise TrainingError(
@@ -117,10 +112,28 @@ def steps(trainer: Trainer, batches: Iterator[Batch], progress: Callable[[int], 
         yield replace(step, seconds=time.perf_counter() - began, waited=waited)
 
 
-def _step(trainer: Trainer, drawn: Sequence[Batch], idle: Sequence[Batch], progress: Callable[[int], float]) -> Step:
+def _goes_on(trainer: Trainer, drawn: Sequence[Batch], last: Batch | None) -> bool:
+    """Whether there is another step. Pairs are compared with those of all ranks: without a full step, there is none."""
+    world = trainer.world
+    if not world.any(bool(drawn)):
+        return False
+    if last is None:
+        raise DataError(
+            f"rank {world.rank} has nothing to learn from: there are fewer batches than ranks; use fewer ranks, more "
+            "data or smaller batches"
+        )
+    return isinstance(last, ChatBatch) or not world.any(len(drawn) < trainer.accumulate)
+
+
+def blank(batch: ChatBatch) -> ChatBatch:
+    """The batch as one that teaches nothing."""
+    return replace(batch, weights=torch.zeros_like(batch.weights), positions=())
+
+
+def _step(trainer: Trainer, batches: Sequence[Batch], progress: Callable[[int], float]) -> Step:
     trainer.number += 1
     world, model, number = trainer.world, trainer.model, trainer.number
-    totals, counts = _sums(trainer, drawn)
+    totals, counts = _sums(trainer, batches)
     if not any(totals.values()):
         raise DataError(
             f"step {number} has no trained token: nothing in {counts['samples']:.0f} samples is learnt; check the "
@@ -132,10 +145,9 @@ def _step(trainer: Trainer, drawn: Sequence[Batch], idle: Sequence[Batch], progr
     train_mode(model)
     parts: dict[str, float] = defaultdict(float)
     trainer.optimizer.zero_grad(set_to_none=True)
-    micro = [*((batch, 1.0) for batch in drawn), *((batch, 0.0) for batch in idle)]
-    for place, (batch, share) in enumerate(micro):
-        with last_backward(model, world, last=place == len(micro) - 1):
-            for name, value in _learn(trainer, to_device(batch, world.device), totals, share).items():
+    for place, batch in enumerate(batches):
+        with last_backward(model, world, last=place == len(batches) - 1):
+            for name, value in _learn(trainer, to_device(batch, world.device), totals).items():
                 parts[name] += value
     reduce_gradients(model, world)
     norm, skipped = _apply(trainer)
@@ -180,13 +192,11 @@ def _sums(trainer: Trainer, batches: Sequence[Batch]) -> tuple[dict[str, float],
     return totals, counts
 
 
-def _learn(trainer: Trainer, batch: Batch, totals: Mapping[str, float], share: float) -> dict[str, float]:
-    """Forward and backward of one micro-batch. `share` 0: only so that this rank meets the others."""
+def _learn(trainer: Trainer, batch: Batch, totals: Mapping[str, float]) -> dict[str, float]:
+    """Forward and backward of one micro-batch."""
     with autocast(trainer.world.device, trainer.dtype):
         loss = trainer.objective.loss(trainer.model, batch, totals)
-    (loss.value * (trainer.scaler.scale * share)).backward()
-    if not share:
-        return {}
+    (loss.value * trainer.scaler.scale).backward()
     return {"loss": float(loss.value.detach()), **{name: float(value) for name, value in loss.metrics.items()}}
 
 
@@ -215,8 +225,8 @@ def held_out_loss(trainer: Trainer, batches: Iterator[Batch]) -> dict[str, float
     if not any(totals.values()):
         raise DataError("the held-out rows have no trained token; check data.held_out with `internvl lint`")
     rounds = max(int(value) for value in world.gather_json(len(own)))
-    if not own:
-        raise DataError(f"rank {world.rank} has no held-out batch; set a larger data.held_out_rows, or fewer ranks")
+    if world.any(not own):
+        raise DataError("a rank has no held-out batch; set a larger data.held_out_rows, or use fewer ranks")
     parts: dict[str, float] = defaultdict(float)
     before = trainer.objective.state()
     model.eval()

@@ -1,0 +1,287 @@
+"""From a config to what a run works with: data, model, objective, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from internvl.data.batch import Batch, Prepared
+from internvl.data.encode import Encoder
+from internvl.data.ledger import Ledger, merged
+from internvl.data.mixture import Mixture, Source, read_meta
+from internvl.data.packing import Former, LengthGroups, Packer, Plain, collate_chat
+from internvl.data.pair_batch import PreparePair, RandomCrop, collate_pairs
+from internvl.data.prepare import PrepareChat
+from internvl.data.stream import Stream
+from internvl.errors import ConfigError, UsageError
+from internvl.models.chat import ChatModel
+from internvl.models.pair import PairModel
+from internvl.training.chat_objectives import Preferences, Sft
+from internvl.training.config import Data, TrainConfig
+from internvl.training.learn import choose, table
+from internvl.training.loop import Trainer, memory_used
+from internvl.training.lora import without_adapters
+from internvl.training.model_folder import reshard, whole_tensors
+from internvl.training.objective import Objective
+from internvl.training.optim import adamw, scaler_for
+from internvl.training.pair_objectives import PairLoss
+from internvl.training.parallel import World, parallelise
+from internvl.training.reference import AdapterOffReference, CachedReference, ModelReference, Reference
+from internvl.training.start import Beginning, begin
+from internvl.weights import adapters
+from internvl.weights.files import Handle
+from internvl.weights.formats import TABLE
+from internvl.weights.load import own_format
+from internvl.weights.writing import Content, Options, write_checkpoint
+
+ROWS = {
+    "sft": "conversation", "dpo": "preference", "mpo": "preference", "pretrain_pair": "pair", "retrieval": "pair",
+}  # fmt: skip
+"""What rows an objective learns from."""
+
+
+@dataclass
+class Parts:
+    """What a run works with."""
+
+    trainer: Trainer
+    stream: Stream
+    begun: Beginning
+    ledger: Ledger
+    progress: Callable[[int], float]
+    held_out: Callable[[], Iterator[Batch]] | None
+    """Makes the held-out batches of this rank anew."""
+
+    @property
+    def encoder(self) -> Encoder | None:
+        return self.begun.encoder
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def sources(config: TrainConfig) -> tuple[Source, ...]:
+    """The sources of a run; `DataError` or `UsageError` if they are not there."""
+    data = config.data
+    if not data.sources and not data.path:
+        raise UsageError("data.path is empty; set it to a meta file (.json) or an annotation file (.jsonl)")
+    found = data.sources or read_meta(data.path, root=data.root, kind=rows_of(config))
+    return _of_kind(found, config)
+
+
+def held_out_sources(config: TrainConfig) -> tuple[Source, ...]:
+    """The held-out sources; empty if none are named. Each row once, as it is."""
+    if not config.data.held_out:
+        return ()
+    found = read_meta(config.data.held_out, root=config.data.root, kind=rows_of(config))
+    return tuple(replace(source, repeat=1.0, augment=False) for source in _of_kind(found, config))
+
+
+def rows_of(config: TrainConfig) -> str:
+    """The kind of row that the objective learns from."""
+    kind = config.objective.kind
+    if kind not in ROWS:
+        raise ConfigError(f"objective.kind is {kind}, which `train` does not run; expected one of {', '.join(ROWS)}")
+    return ROWS[kind]
+
+
+def _of_kind(found: Sequence[Source], config: TrainConfig) -> tuple[Source, ...]:
+    wrong = [f"{source.title} is {source.kind}" for source in found if source.kind != rows_of(config)]
+    if wrong:
+        raise ConfigError(f"objective {config.objective.kind} learns from {rows_of(config)} rows, but {wrong[0]}")
+    return tuple(found)
+
+
+def prepare(config: TrainConfig, begun: Beginning, *, augment: bool = True) -> Callable[..., Prepared]:
+    """What makes a sample of a row of this run."""
+    data = config.data
+    if rows_of(config) == "pair":
+        model = begun.model
+        if not isinstance(model, PairModel) or begun.tokenizer is None:
+            raise ConfigError(f"objective {config.objective.kind} trains InternVL-C or -G; this is no such model")
+        crop = RandomCrop() if augment else None
+        size = model.config.vision.image_size
+        return PreparePair(begun.tokenizer, size=size, text_length=data.text_length, augment=crop)
+    if begun.encoder is None or not isinstance(begun.model, ChatModel):
+        raise ConfigError(f"objective {config.objective.kind} trains a chat model; this is none")
+    packed = data.batching == "packed"
+    return PrepareChat(
+        begun.encoder,
+        max_length=data.max_length,
+        overlong=data.overlong,
+        frames=(data.min_frames, data.max_frames),
+        most_tokens=data.pack_tokens if packed else None,
+        most_tiles=data.pack_tiles if packed else None,
+    )
+
+
+def former(data: Data) -> Former:
+    """What gathers the samples of this run into batches."""
+    match data.batching:
+        case "packed":
+            return Packer(data.pack_tokens, data.pack_tiles, data.pack_buffers)
+        case "grouped":
+            return LengthGroups(data.rows)
+        case "plain":
+            return Plain(data.rows)
+
+
+def collate(config: TrainConfig) -> Callable[[Any], Batch]:
+    """What makes a batch of samples."""
+    if rows_of(config) == "pair":
+        return collate_pairs
+    packed = config.data.batching == "packed"
+    return partial(collate_chat, packed=packed, weighting=config.objective.weighting)
+
+
+def with_data_settings(begun: Beginning, data: Data) -> Beginning:
+    """The beginning with the tiles that the config asks for; the trained checkpoint will say the same."""
+    if begun.encoder is None:
+        return begun
+    asked = {
+        "min_tiles": data.min_tiles, "max_tiles": data.max_tiles, "dynamic": data.dynamic, "thumbnail": data.thumbnail,
+    }  # fmt: skip
+    changes = {name: value for name, value in asked.items() if value is not None}
+    return replace(begun, encoder=begun.encoder.changed(**changes)) if changes else begun
+
+
+# ---- everything ------------------------------------------------------------------------------------------------------
+
+
+def parts(config: TrainConfig, found: Sequence[Source], world: World) -> Parts:
+    """Everything that a run needs, from the sources on."""
+    accumulate = accumulation(config, world)
+    mixture = Mixture(found, seed=config.run.seed, resampling=config.data.resampling)
+    begun = with_data_settings(begin(config.start, device="cpu", seed=config.run.seed), config.data)
+    model = begun.model
+    reference = None if config.objective.kind not in ("dpo", "mpo") else _reference(config, begun, world)
+    choose(model, config.learn, seed=config.run.seed)
+    parallelise(model, config.parallel, world, dtype=config.run.dtype)
+    objective = _objective(config, begun, world, reference)
+    trainer = Trainer(
+        model=model,
+        objective=objective,
+        optimizer=adamw(model, config.optim),
+        optim=config.optim,
+        scaler=scaler_for(config.run.dtype),
+        world=world,
+        dtype=config.run.dtype,
+        accumulate=accumulate,
+        seed=config.run.seed,
+    )
+    name = "ledger.jsonl" if world.size == 1 else f"ledger-{world.rank}.jsonl"
+    ledger = Ledger(
+        Path(config.run.out) / name, budget=config.data.bad_rows, sources=[source.title for source in found]
+    )
+    end = None if config.run.steps is not None else round(config.run.epochs * len(mixture))
+    stream = Stream(
+        mixture, prepare(config, begun), former(config.data), collate(config), ledger,
+        rank=world.rank, world=world.size, workers=config.data.workers, seed=config.run.seed, end=end,
+    )  # fmt: skip
+    return Parts(trainer, stream, begun, ledger, _progress(config, stream, world), held_out(config, begun, world))
+
+
+def accumulation(config: TrainConfig, world: World) -> int:
+    """Micro-batches of one step on each rank."""
+    at_once = world.size * config.data.rows
+    if config.run.batch % at_once:
+        raise ConfigError(
+            f"run.batch is {config.run.batch}, but {world.size} rank(s) of data.rows {config.data.rows} make "
+            f"{at_once} at once; choose a multiple of it"
+        )
+    return config.run.batch // at_once
+
+
+def held_out(config: TrainConfig, begun: Beginning, world: World) -> Callable[[], Iterator[Batch]] | None:
+    """Makes the batches of the held-out rows of this rank; None without such rows."""
+    found = held_out_sources(config)
+    if not found:
+        return None
+    mixture = Mixture(found, seed=config.run.seed, shuffle=False)
+    making = prepare(config, begun, augment=False)
+
+    def batches() -> Iterator[Batch]:
+        ledger = Ledger(None, budget=config.data.bad_rows, sources=[source.title for source in found])
+        return iter(Stream(
+            mixture, making, former(config.data), collate(config), ledger, rank=world.rank, world=world.size,
+            seed=config.run.seed, end=min(len(mixture), config.data.held_out_rows),
+        ))  # fmt: skip
+
+    return batches
+
+
+def _progress(config: TrainConfig, stream: Stream, world: World) -> Callable[[int], float]:
+    """The share of the run that is done: by steps where these are given, else by samples read, as all ranks see it."""
+    total, end = config.run.steps, stream.end
+    if total is not None:
+        return lambda step: min(1.0, step / total)
+    return lambda step: min(1.0, world.mean(stream.reached) / max(end or 1, 1))
+
+
+def _objective(config: TrainConfig, begun: Beginning, world: World, reference: Reference | None) -> Objective:
+    normalisation = "imagenet" if begun.encoder is None else begun.encoder.config.normalisation
+    if config.objective.kind == "sft":
+        return Sft(config.objective, normalisation=normalisation)
+    if reference is not None:
+        return Preferences(config.objective, reference, normalisation=normalisation, world=world)
+    return PairLoss(config.objective, world)
+
+
+def _reference(config: TrainConfig, begun: Beginning, world: World) -> Reference:
+    """What preferences are compared with: the model as training begins."""
+    assert begun.encoder is not None
+    normalisation = begun.encoder.config.normalisation
+    if config.objective.reference == "adapter_off":
+        return AdapterOffReference(without_adapters, normalisation=normalisation)
+    second: nn.Module = begin(config.start, device="cpu", seed=config.run.seed).model
+    second = parallelise(second.requires_grad_(False), config.parallel, world, dtype=config.run.dtype)
+    live = ModelReference(second, normalisation=normalisation)
+    if config.objective.reference == "model":
+        return live
+    identity = f"{config.start} {config.run.dtype}"
+    return CachedReference(Path(config.run.out) / "reference", identity=identity, live=live, world=world)
+
+
+# ---- what is told and left behind ------------------------------------------------------------------------------------
+
+
+def opening(config: TrainConfig, parts: Parts, world: World) -> Iterator[str]:
+    """What is said before the first step."""
+    yield from parts.begun.notes
+    yield table(parts.trainer.model)
+    sources, samples = len(parts.stream.mixture.sources), len(parts.stream.mixture)
+    length = f"{config.run.steps} steps" if config.run.steps is not None else f"{config.run.epochs:g} epoch(s)"
+    yield f"{samples:,} samples an epoch from {sources} source(s); {length} of {config.run.batch} {_unit(config)}"
+    if parts.trainer.number:
+        yield f"going on after step {parts.trainer.number}"
+
+
+def _unit(config: TrainConfig) -> str:
+    return "pack(s)" if config.data.batching == "packed" else "row(s)"
+
+
+def closing(parts: Parts, world: World) -> Iterator[str]:
+    """What is said after the last step: what became of the rows, and the memory used."""
+    told = merged(world.gather_json(parts.ledger.state()))
+    whole = Ledger(None, budget=1.0, sources=[source.title for source in parts.stream.mixture.sources])
+    whole.restore(told)
+    yield whole.summary()
+    yield f"most memory in use on a device: {max(world.gather_json(memory_used(world.device))) / 2**30:.2f} GiB"
+
+
+def publish(parts: Parts, folder: Path, world: World) -> None:
+    """Write the trained model in its published layout, each tensor in the type it had before training."""
+    model: Any = parts.trainer.model
+    reshard(model)
+    tensors = whole_tensors(model, keep=world.rank == 0)
+    if world.rank == 0:
+        encoding = None if parts.encoder is None else parts.encoder.config
+        handles = {name: Handle.of(tensor) for name, tensor in tensors.items()}
+        content = Content(model.config, handles, model.origin, encoding, adapters.scales(model))
+        write_checkpoint(folder, content, TABLE[own_format(model)], Options(replace=True))
+    world.barrier()

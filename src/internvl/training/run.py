@@ -1,0 +1,234 @@
+"""A whole training run: from a config to a folder.
+
+    runs/NAME/
+      config.txt          every value of the run, as `key=value` lines that the command line reads
+      plan.json           what it was expected to need
+      log.jsonl           every step, every evaluation; tensorboard/ has the same
+      ledger.jsonl        rows that could not be used, with reasons
+      step-000200/        checkpoints: model/ in the published layout, optim/, state.json
+      model/              the result, in the published layout
+      report.html         curves and figures, to look at
+
+Ctrl-C (or SIGTERM) saves and stops after the step; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from internvl.data.encode import Encoder
+from internvl.data.stream import Stream
+from internvl.errors import UsageError
+from internvl.training import build
+from internvl.training.checkpoint import Saver, latest, restore
+from internvl.training.config import TrainConfig
+from internvl.training.logs import Logs
+from internvl.training.loop import Step, Trainer, held_out_loss, steps
+from internvl.training.override import render
+from internvl.training.parallel import World, start_world
+
+Evaluate = Callable[[Any, Encoder, int], Mapping[str, float]]
+"""(model, encoder, step) -> figures on held-out rows; called on every rank at the same step."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    folder: Path
+    steps: int
+    ended: Literal["finished", "interrupted", "no longer better"]
+    loss: float
+    """Of the last step."""
+    held_out: Mapping[str, float]
+    """The last figures on held-out rows."""
+    best: int | None
+    """The step of the best checkpoint, where there are held-out rows."""
+
+    @property
+    def model(self) -> Path:
+        """The folder of the trained model."""
+        return self.folder / "model"
+
+
+def train(
+    config: TrainConfig,
+    *,
+    evaluate: Evaluate | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Result:
+    """Train as the config says; under torchrun, together with the other ranks.
+
+    `evaluate` adds figures to the held-out loss at every evaluation. Raises `DataError` where there is nothing to learn
+    from or too much of it is unusable, `ConfigError` for settings that contradict each other or the model.
+
+    >>> train(TrainConfig(data=Data(path="train.jsonl"), run=Run(out="runs/a"))).model  # doctest: +SKIP
+    PosixPath('runs/a/model')
+    """
+    sources = build.sources(config)  # a wrong path is said before any weight is read
+    with start_world(config.run.device) as world:
+        run = _Run(config, build.parts(config, sources, world), world, evaluate)
+        with run.logs, _asked_to_stop() as stop:
+            return run.go(stop, on_step)
+
+
+class _Run:
+    """The parts of a run, and what happens between its steps."""
+
+    def __init__(self, config: TrainConfig, parts: build.Parts, world: World, evaluate: Evaluate | None) -> None:
+        self.config, self.parts, self.world, self.evaluate = config, parts, world, evaluate
+        self.folder = Path(config.run.out)
+        encoding = None if parts.encoder is None else parts.encoder.config
+        self.saver = Saver(self.folder, keep=config.run.keep, world=world, encoding=encoding)
+        self.held_out: Mapping[str, float] = {}
+        self.measured_at = 0
+        self.best: tuple[float, int] | None = None
+        self.worse = 0
+        self._resume()
+        self.logs = Logs(self.folder, config.run, loud=world.rank == 0, first=self.trainer.number)
+
+    @property
+    def trainer(self) -> Trainer:
+        return self.parts.trainer
+
+    @property
+    def stream(self) -> Stream:
+        return self.parts.stream
+
+    def go(self, stop: Callable[[], bool], on_step: Callable[[Step], None] | None) -> Result:
+        """Step until the end, evaluating and saving on the way."""
+        run = self.config.run
+        if self.world.rank == 0:
+            _write(self.folder / "config.txt", render(self.config))
+        for line in build.opening(self.config, self.parts, self.world):
+            self.logs.note(line)
+        last: Step | None = None
+        ended: Literal["finished", "interrupted", "no longer better"] = "finished"
+        done = run.steps is not None and self.trainer.number >= run.steps
+        for step in () if done else steps(self.trainer, iter(self.stream), self.parts.progress):
+            last = step
+            self.logs.step(step)
+            if on_step is not None:
+                on_step(step)
+            if run.eval_every and step.number % run.eval_every == 0 and not self._evaluate():
+                ended = "no longer better"
+                break
+            if self.world.any(stop()):
+                ended = "interrupted"
+                break
+            if step.number % run.save_every == 0:
+                self._save()
+            if run.steps is not None and step.number >= run.steps:
+                break
+        return self._end(last, ended)
+
+    # ---- between steps -----------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> bool:
+        """Measure on held-out rows; False if there is no use in going on."""
+        if self.parts.held_out is None:
+            return True
+        number, run = self.trainer.number, self.config.run
+        found = held_out_loss(self.trainer, self.parts.held_out())
+        if self.evaluate is not None and self.parts.encoder is not None:
+            self.trainer.model.eval()
+            found |= self.evaluate(self.trainer.model, self.parts.encoder, number)
+        self.held_out, self.measured_at = found, number
+        self.logs.held_out(number, found)
+        if run.best not in found:
+            raise UsageError(f"run.best is {run.best!r}, which is not measured; there are: {', '.join(sorted(found))}")
+        figure = -found[run.best] if "loss" in run.best or run.best == "nll" else found[run.best]
+        if self.best is None or figure > self.best[0]:
+            self.best, self.worse = (figure, number), 0
+            self._save(wait=True)
+            self.saver.mark_best(number)
+            return True
+        self.worse += 1
+        return not run.patience or self.worse < run.patience
+
+    def _save(self, *, wait: bool = False) -> None:
+        self.saver.save(self.trainer.number, self.trainer.model, self.trainer.optimizer, self._state(), wait=wait)
+
+    def _state(self) -> dict[str, Any]:
+        """Everything besides weights and moments; random numbers follow from the step's number."""
+        return {
+            "step": self.trainer.number,
+            "streams": self.world.gather_json(self.stream.state()),
+            "objective": self.trainer.objective.state(),
+            "scaler": self.trainer.scaler.state(),
+            "best": None if self.best is None else list(self.best),
+            "worse": self.worse,
+            "held_out": dict(self.held_out),
+            "measured_at": self.measured_at,
+        }
+
+    def _resume(self) -> None:
+        found = latest(self.folder) if self.config.run.resume else None
+        if found is None:
+            if self.world.rank == 0 and latest(self.folder) is not None:
+                raise UsageError(
+                    f"{self.folder} has checkpoints of another run and run.resume is false; choose another run.out"
+                )
+            return
+        state = restore(found, self.trainer.model, self.trainer.optimizer, self.world)
+        self.trainer.number = int(state["step"])
+        self.trainer.objective.restore(state["objective"])
+        self.trainer.scaler.restore(state["scaler"])
+        self.stream.resume(state["streams"])
+        self.best = None if state["best"] is None else (float(state["best"][0]), int(state["best"][1]))
+        self.worse, self.held_out, self.measured_at = int(state["worse"]), state["held_out"], state["measured_at"]
+
+    def _end(self, last: Step | None, ended: Literal["finished", "interrupted", "no longer better"]) -> Result:
+        if ended == "interrupted":
+            self._save(wait=True)
+            self.logs.note(f"stopped after step {self.trainer.number}, saved; the same command goes on from there")
+        else:
+            if self.measured_at != self.trainer.number:
+                self._evaluate()
+            self._save(wait=True)
+            build.publish(self.parts, self.folder / "model", self.world)
+        self.saver.wait()
+        for line in build.closing(self.parts, self.world):
+            self.logs.note(line)
+        return Result(
+            folder=self.folder,
+            steps=self.trainer.number,
+            ended=ended,
+            loss=float("nan") if last is None else last.loss,
+            held_out=self.held_out,
+            best=None if self.best is None else self.best[1],
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    new = path.with_suffix(".tmp")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+@contextmanager
+def _asked_to_stop() -> Generator[Callable[[], bool]]:
+    """The first Ctrl-C or SIGTERM asks to stop after the step, the second stops at once."""
+    asked: list[int] = []
+    kinds = (signal.SIGINT, signal.SIGTERM)
+
+    def hear(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    try:
+        before = {kind: signal.signal(kind, hear) for kind in kinds}
+    except ValueError:  # not the main thread: whoever runs us there hears signals themselves
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
