@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -119,7 +119,8 @@ class Stream:
                 if found is None:
                     return
                 batch, self._state = found
-                yield batch
+                if batch is not None:
+                    yield batch
 
     @property
     def reached(self) -> int:
@@ -174,8 +175,8 @@ class Stream:
 
     # ---- making them -------------------------------------------------------------------------------------------------
 
-    def _made(self) -> Generator[tuple[Batch, State], None, None]:
-        """Every batch from the state on, with the state after it."""
+    def _made(self) -> Generator[tuple[Batch | None, State], None, None]:
+        """Every batch from the state on, with the state after it; at the end the state after everything."""
         begun = self._state
         order = Order(begun.left, begun.start, self.end)
         again = list(chain.from_iterable((*begun.ready, *begun.held)))
@@ -190,18 +191,9 @@ class Stream:
             while True:
                 while ready:
                     group = ready.popleft()
-                    after = State(
-                        self.rank,
-                        self.world,
-                        begun.left,
-                        begun.start,
-                        taken,
-                        _positions(ready),
-                        _positions(self.former.held()),
-                        self.ledger.state(),
-                    )
-                    yield self.collate(group), after
+                    yield self.collate(group), self._after(begun, taken, ready)
                 if ended:
+                    yield None, self._after(begun, taken, ready)
                     return
                 outcome = next(found, None)
                 if outcome is None:
@@ -210,6 +202,10 @@ class Stream:
                 else:
                     taken += 1
                     ready.extend(self._entered(outcome))
+
+    def _after(self, begun: State, taken: int, ready: Iterable[Sequence[Prepared]]) -> State:
+        held = self.former.held()
+        return replace(begun, taken=taken, ready=_positions(ready), held=_positions(held), ledger=self.ledger.state())
 
     def _entered(self, outcome: Outcome) -> list[list[Prepared]]:
         """The groups that a sample completes; a row without one is entered into the ledger."""
@@ -243,7 +239,7 @@ def _once_more(outcome: Outcome) -> Prepared:
     return outcome.sample
 
 
-def _positions(groups: Sequence[Sequence[Prepared]] | deque[list[Prepared]]) -> tuple[tuple[int, ...], ...]:
+def _positions(groups: Iterable[Sequence[Prepared]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(sample.position for sample in group) for group in groups)
 
 

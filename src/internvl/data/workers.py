@@ -174,7 +174,7 @@ def ahead(source: Generator[T, None, None], patience: float) -> Generator[T, Non
                 item = items.get(timeout=patience)
             except queue.Empty:
                 raise TrainingError(
-                    f"no sample was ready within {patience:.0f} s; a file may be out of reach, or the disk too slow: "
+                    f"no sample was ready within {patience:g} s; a file may be out of reach, or the disk too slow: "
                     "set data.workers to 0 to see which"
                 ) from None
             if isinstance(item, _End):
