@@ -51,7 +51,7 @@ def test_the_linear_probe_sees_the_class_token_and_the_mean_of_the_patches():
     probe = Probe(TOWER, 3).eval()
     states = torch.randn(2, 17, TOWER.dim)
     features = torch.cat((states[:, 0], states[:, 1:].mean(1)), 1)
-    torch.testing.assert_close(probe(states), probe.head(features / (1 + 1e-6) ** 0.5))
+    assert (probe(states) - probe.head(features / (1 + 1e-6) ** 0.5)).abs().max() < 1e-6  # 0 was seen
 
 
 def test_a_new_head_is_drawn_from_its_seed():
