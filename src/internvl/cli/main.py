@@ -18,6 +18,7 @@ from internvl.cli.convert import convert
 from internvl.cli.embed import embed
 from internvl.cli.eval import evaluate
 from internvl.cli.lint import lint
+from internvl.cli.merge import merge
 from internvl.cli.score import score
 from internvl.cli.terminal import complain
 from internvl.cli.zoo import zoo
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is ready twice as fast
     pretty_exceptions_enable=False,
 )
-for command in (chat, embed, zoo, convert):
+for command in (chat, embed, zoo, convert, merge):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command()(score)

@@ -234,8 +234,9 @@ class KeyTable:
     """
 
     def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules = tuple(rules)
         self._rules: dict[Side, dict[str, Rule]] = {"theirs": {}, "ours": {}}
-        for rule in rules:
+        for rule in self.rules:
             for side in ("theirs", "ours"):
                 for pattern in getattr(rule, side):
                     if pattern in self._rules[side]:
