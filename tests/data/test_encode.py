@@ -475,9 +475,34 @@ def test_gpt_oss_learns_its_channel(tmp_path):
         said = [tok.decode(encoded.input_ids[a:b], skip_special=False) for a, b in spans(encoded.targets)]
         lead = "<|channel|>final<|message|>"
         assert said == [f"{lead}Hello<|end|>", f"{lead}Yes<|return|>"]
+        told = [Message(role, (Text(role),)) for role in ("user", "assistant", "tool", "assistant")]
+        encoded = encoder.encode(told, generate=False)
+        said = [tok.decode(encoded.input_ids[a:b], skip_special=False) for a, b in spans(encoded.targets)]
+        assert said == [f"{lead}assistant<|end|>", f"{lead}assistant<|return|>"]
         assert tok.decode(encoder.lead_ids, skip_special=False) == lead
         stops = [tok.id_of("<|return|>"), tok.id_of("<|end|>")]
         assert encoder.stop_ids == (stops[0],) if compat else set(stops) <= set(encoder.stop_ids)
+
+
+@pairs
+@settings(max_examples=25)
+@given(
+    text=forged.filter(lambda text: "<image>" not in text and "<video>" not in text),
+    compat=st.sampled_from([None, "original"]),
+)
+def test_a_text_to_pretrain_on_is_learnt_whole(template, name, text, compat):
+    """All its tokens, as the text has them alone, and nothing of pictures; a leading bos is no token of the text."""
+    encoder, tok = make(template, name, compat=compat), tokenizer(name)
+    bos = [tok.bos_id] if tok.adds_bos else []
+    encoded = encoder.encode([Message("pretrain", (text,))], generate=False)
+    assert encoded.input_ids == bos + tok.encode_pieces([text], bos=False)
+    assert encoded.targets == [NOT_LEARNT] * len(bos) + encoded.input_ids[len(bos) :]
+    seen = encoder.encode([Message("pretrain", (Image(PHOTOS[0]), f"{text}<image>{text}"))], generate=False)
+    learnt = [i for i, target in zip(seen.input_ids, seen.targets, strict=True) if target != NOT_LEARNT]
+    assert encoder.slot_id not in learnt
+    assert len(learnt) == len(seen.input_ids) - len(bos) - seen.input_ids.count(encoder.slot_id) - 2 * bool(
+        encoder.template.image[0]
+    )
 
 
 @pytest.mark.parametrize(("template", "fault"), [

@@ -80,6 +80,32 @@ def test_gpt_oss_names_its_channel_and_returns_at_the_end():
     assert TEMPLATES["internvl3_5_gpt_oss"].stops == ("<|return|>", "<|end|>")
 
 
+def test_what_a_tool_answers():
+    talk = [Message(role, (role,)) for role in ("user", "assistant", "tool", "assistant")]
+    said = "<|start|>assistant<|channel|>final<|message|>assistant"
+    assert spelt("internvl3_5_gpt_oss", *talk).endswith(
+        f"<|start|>user<|message|>user<|end|>{said}<|end|><|start|>tool<|message|>tool<|end|>{said}<|return|>"
+    )
+    for name in TEMPLATES:
+        if name != "internvl3_5_gpt_oss":
+            with pytest.raises(PromptError, match="role tool, for which this template has no form"):
+                spelt(name, *talk)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_text_to_pretrain_on_stands_alone(name):
+    text = Message("pretrain", (Image(PHOTO), "Left <image> and <video>, right."))
+    opening, slot, closing = TEMPLATES[name].image
+    picture = f"{opening}{slot or '<image>'}{closing}"
+    with pytest.raises(PlaceholderMismatch):
+        spelt(name, text)
+    assert spelt(name, Message("pretrain", (Image(PHOTO), "a <image> b"))) == f"a {picture} b"
+    assert spelt(name, Message("pretrain", (Image(PHOTO), "a"))) == f"{picture}\na"
+    for turns, options in (([Message("user", ("Hi",))], {}), ([], {"generate": True})):
+        with pytest.raises(PromptError, match="stands alone, and is not answered"):
+            spelt(name, Message("pretrain", ("a",)), *turns, **options)
+
+
 def test_vicuna():
     talk = [Message("user", (Image(PHOTO), "Hi")), Message("assistant", ("Hello",)), Message("user", ("More",))]
     told = spelt("vicuna_v1", *talk, generate=True)
@@ -160,8 +186,8 @@ def test_every_picture_stays_with_its_turn():
 
 
 def test_what_cannot_be_a_message():
-    with pytest.raises(PromptError, match="role 'tool'"):
-        Message("tool", ("x",))
+    with pytest.raises(PromptError, match="role 'robot'"):
+        Message("robot", ("x",))
     with pytest.raises(PromptError, match="tuple of parts"):
         Message("user", "x")
     with pytest.raises(PromptError, match="message 2 is a system message"):

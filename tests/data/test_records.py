@@ -12,6 +12,7 @@ from PIL import Image as Pillow
 
 from internvl.data.prompts import Image, ImageSlot, Video, bind
 from internvl.data.records import Conversation, Labelled, Pair, Preference, messages, read
+from internvl.data.records import record as make
 from internvl.errors import DataError, InternVLError, NoSuchName
 from tests.conftest import golden
 
@@ -57,6 +58,39 @@ def test_video_with_a_clip():
     assert question.parts == (Video((PHOTO,) * 3, (1.0, 1.5, 2.0)), "<video>\nWhat?")
 
 
+def test_tools_and_texts_to_pretrain_on():
+    said = [{"from": speaker, "value": speaker} for speaker in ("human", "gpt", "function", "gpt")]
+    record = read(json.dumps({"conversations": said}), "conversation", origin="x")
+    assert [role for role, _ in record.turns] == ["user", "assistant", "tool", "assistant"]
+    assert [message.role for message in messages(record)] == ["user", "assistant", "tool", "assistant"]
+    text = {"conversations": [{"from": "pretrain", "value": "Left: <image> Right: <image>"}], "image": ["a", "b"]}
+    assert slots(read(json.dumps(text), "conversation", origin="x"), 2) == [[0, 1]]
+    text["conversations"][0]["value"] = "Nothing marked."
+    assert slots(read(json.dumps(text), "conversation", origin="x"), 2) == [[0, 1]]
+
+
+def test_pictures_as_bytes():
+    for value in (
+        b"bytes",
+        {"bytes": b"bytes", "path": None},
+        {"bytes": b"bytes", "path": "a.jpg"},
+        {"bytes": b"bytes"},
+    ):
+        assert make({"image": value, "label": 1}, "label", origin="t:1") == Labelled("t:1", b"bytes", 1)
+        assert make({"image": value, "caption": "x"}, "pair", origin="t:1") == Pair("t:1", b"bytes", "x")
+        said = make({"id": None, "image": [value, "b.jpg"], "conversations": HI}, "conversation", origin="t:1")
+        assert (said.id, said.images) == ("t:1", (b"bytes", "b.jpg"))
+        assert make({"video": value, "conversations": HI}, "conversation", origin="t:1").video == b"bytes"
+    assert make({"image": {"bytes": None, "path": "a.jpg"}, "label": 1}, "label", origin="t").image == "a.jpg"
+    for value in (b"", {}, {"bytes": None, "path": None}, {"bytes": b"x", "colour": 1}):
+        with pytest.raises(DataError, match="expected a path or address"):
+            make({"image": value, "label": 1}, "label", origin="t:1")
+    with pytest.raises(DataError, match=r"`caption` is 3000000 bytes; expected text"):
+        make({"image": b"x", "caption": b"x" * 3_000_000}, "pair", origin="t:1")
+    with pytest.raises(DataError, match=r"t:1: no frames of 5 bytes"):
+        messages(make({"video": b"bytes", "conversations": HI}, "conversation", origin="t:1"))
+
+
 def test_empty_media_are_none():
     record = conversation("Hi", "x", image="", video=None)
     assert record == Conversation("set.jsonl:7, id 'r1'", (("user", "Hi"), ("assistant", "x")))
@@ -78,6 +112,7 @@ GOOD = {"conversations": HI}
     ("conversation", {"conversations": [{"from": "human"}]}, "turn 1: `value` is missing"),
     ("conversation", {"conversations": [{"from": "human", "value": 3}]}, "turn 1: `value` is 3"),
     ("conversation", {"conversations": [*HI, {"from": "system", "value": "x"}]}, "turn 3 is from 'system'"),
+    ("conversation", {"conversations": [{"from": "pretrain", "value": "x"}, *HI]}, "turn 1 is from 'pretrain'; such a"),
     ("conversation", GOOD | {"images": "a.jpg"}, "a key `images`, which nothing reads; did you mean `image`"),
     ("conversation", GOOD | {"image": 3}, "`image` is 3"),
     ("conversation", GOOD | {"image": ["a.jpg", ""]}, "`image` is ''"),

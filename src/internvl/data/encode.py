@@ -171,9 +171,9 @@ class Encoder:
         """Ids, targets and tiles of a conversation; with `generate` it ends where the assistant is to begin.
 
         `max_tiles` replaces the config's for this call; 1 means exactly one tile a picture and no thumbnail. Without
-        `generate` every assistant message and its end are learnt. Without `cut` there are no tiles, and all else is the
-        same. Raises `PlaceholderMismatch` (slots and pictures differ), `ContextOverflow` (more than `max_length`
-        tokens) and `PromptError`, all before any picture is cut.
+        `generate` every assistant message and its end are learnt, or all of a text to pretrain on but its pictures.
+        Without `cut` there are no tiles, and all else is the same. Raises `PlaceholderMismatch` (slots and pictures
+        differ), `ContextOverflow` (more than `max_length` tokens) and `PromptError`, all before any picture is cut.
         """
         config = self.config
         if not messages:
@@ -239,7 +239,7 @@ class Encoder:
         self, turns: Sequence[Turn], slots: Sequence[int], generate: bool, max_length: int | None
     ) -> tuple[list[int], list[bool]]:
         template, config = self.template, self.config
-        if config.compat is None or template.masks is None:
+        if config.compat is None or template.masks is None or turns[0].role == "pretrain":
             rendered = template.render(turns, system_message=config.system_message, generate=generate)
             return self._written(rendered, slots)
         script = original.Script(self.tokenizer, template, config.system_message, slots)
@@ -252,7 +252,7 @@ class Encoder:
         tape = _Tape(self.tokenizer)
         for message in rendered:
             self._write(tape, [Structure(message.head)], False, slots)
-            self._write(tape, message.body, message.role == "assistant", slots)
+            self._write(tape, message.body, message.learnt, slots)
             self._write(tape, [Structure(message.tail)], False, slots)
         return tape.finish()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from internvl.errors import PlaceholderMismatch, PromptError
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
     from internvl.data.image import Compat
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool", "pretrain"]
+"""`tool` is what a tool answered. `pretrain` is a text by itself, without a template, and learnt from end to end."""
+
+SHOWN_TO: tuple[Role, ...] = ("user", "pretrain")
+"""Whose messages hold pictures."""
 
 IMAGE, VIDEO = "<image>", "<video>"
 """Explicit placeholders, recognised only in the `str` parts of a message."""
@@ -59,10 +63,11 @@ Part = str | Text | Image | Video
 class Message:
     """One message of a conversation.
 
-    Only a user message holds pictures. A `str` part of it may hold the placeholders `<image>` and `<video>`; pass what
-    a user typed as `Text`. Pictures fill the placeholders in order, wherever they stand among the parts. Without
-    placeholders they come first, as the family is trained: `<image>` and a line break for one; `Image-1: <image>`,
-    `Image-2: <image>` on lines of their own for several; `Frame-1: <image>` and so on for a video.
+    Only a user message, or a text to pretrain on, holds pictures. A `str` part of it may hold the placeholders
+    `<image>` and `<video>`; pass what a user typed as `Text`. Pictures fill the placeholders in order, wherever they
+    stand among the parts. Without placeholders they come first, as the family is trained: `<image>` and a line break
+    for one; `Image-1: <image>`, `Image-2: <image>` on lines of their own for several; `Frame-1: <image>` and so on for
+    a video.
 
     >>> photo = object()
     >>> Message("user", (Image(photo), "What is this?")).role
@@ -73,8 +78,8 @@ class Message:
     parts: tuple[Part, ...]
 
     def __post_init__(self) -> None:
-        if self.role not in ("system", "user", "assistant"):
-            raise PromptError(f"a message has the role {self.role!r}; expected system, user or assistant")
+        if self.role not in get_args(Role):
+            raise PromptError(f"a message has the role {self.role!r}; expected one of {', '.join(get_args(Role))}")
         if isinstance(self.parts, str):
             raise PromptError("a message's parts are one string; pass a tuple of parts, for example (text,)")
 
@@ -135,7 +140,7 @@ def bind(messages: Sequence[Message], *, compat: Compat = None) -> tuple[list[Tu
     for place, message in enumerate(messages):
         if message.role == "system" and place:
             raise PromptError(f"message {place + 1} is a system message; only the first message may be one")
-        if message.role != "user" and message.has_media:
+        if message.role not in SHOWN_TO and message.has_media:
             raise PromptError(f"message {place + 1} ({message.role}) holds pictures; only user messages may")
         pieces: list[Piece] = []
         for item in _arranged(message, place, surplus_is_text=compat == "original"):
@@ -153,7 +158,7 @@ def _arranged(message: Message, place: int, *, surplus_is_text: bool) -> Iterato
     images = [part for part in message.parts if isinstance(part, Image)]
     videos = [part for part in message.parts if isinstance(part, Video)]
     written = [part for part in message.parts if isinstance(part, (str, Text))]
-    if message.role != "user":
+    if message.role not in SHOWN_TO:
         yield from (part if isinstance(part, str) else part.text for part in written)
         return
     asked = re.findall(f"{IMAGE}|{VIDEO}", "\0".join(part for part in written if isinstance(part, str)))
@@ -218,12 +223,17 @@ class Form:
 
 @dataclass(frozen=True)
 class Rendered:
-    """One message as a template writes it: the body is learnt if it is the assistant's, head and tail never are."""
+    """One message as a template writes it. Head and tail are never learnt."""
 
     role: Role
     head: str
     body: tuple[Piece, ...]
     tail: str
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the body is."""
+        return self.role in ("assistant", "pretrain")
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -255,6 +265,8 @@ class Template:
     system: Form
     user: Form
     assistant: Form
+    tool: Form | None = None
+    """None: there is no place for what a tool answered."""
     tokens: tuple[str, ...]
     masks: Masks | None = None
     last_end: str | None = None
@@ -278,16 +290,23 @@ class Template:
         """Every message of a conversation as it is written, the system message first.
 
         A first turn of role `system` goes before `system_message`, which goes before the template's own.
-        `generate` opens the assistant's next message. With `compat="original"` a message without any text is left open,
-        so that the next one follows its head; otherwise it is a message like any other.
+        `generate` opens the assistant's next message. A text to pretrain on stands alone, as it is. With
+        `compat="original"` a message without any text is left open, so that the next one follows its head; otherwise it
+        is a message like any other.
         """
+        if any(turn.role == "pretrain" for turn in turns):
+            if len(turns) > 1 or generate:
+                raise PromptError("a message of the role pretrain stands alone, and is not answered")
+            return [Rendered("pretrain", "", turns[0].pieces, "")]
         system: tuple[Piece, ...] = (self.system_message if system_message is None else system_message,)
         if turns and turns[0].role == "system":
             system, turns = turns[0].pieces, turns[1:]
         rendered = [self._written("system", system, self.system)]
-        forms = {"user": self.user, "assistant": self.assistant}
+        forms = {"user": self.user, "assistant": self.assistant, "tool": self.tool}
         for place, turn in enumerate(turns):
             form, last = forms[turn.role], place == len(turns) - 1
+            if form is None:
+                raise PromptError("a message has the role tool, for which this template has no form; leave it out")
             end = self.last_end if turn.role == "assistant" and last and not generate else None
             if compat == "original" and turn.is_empty:
                 rendered.append(Rendered(turn.role, form.head, (), ""))
@@ -367,6 +386,7 @@ TEMPLATES: Mapping[str, Template] = {
         system=Form("<|start|>system<|message|>", "<|end|>"),
         user=Form("<|start|>user<|message|>", "<|end|>"),
         assistant=Form("<|start|>assistant", "<|end|>", lead="<|channel|>final<|message|>"),
+        tool=Form("<|start|>tool<|message|>", "<|end|>"),
         last_end="<|return|>",
     ),
     "vicuna_v1": Template(

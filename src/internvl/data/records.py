@@ -1,6 +1,6 @@
 """The JSON-lines records that datasets are made of, one object a line, checked strictly.
 
-    conversation    {"id", "conversations": [{"from": "human" | "gpt" | "system", "value": str}, ...],
+    conversation    {"id", "conversations": [{"from": "human" | "gpt" | "system" | "function", "value": str}, ...],
                      "image": str or [str, ...] | "video": str, "clip": [start, end] in seconds}
     preference      {"question", "chosen", "rejected", and "image" or "video" as above}
     pair            {"image": str, "caption": str, "image_id": int or str, the same for all captions of a picture}
@@ -9,9 +9,12 @@
 Where rows are not lines of text (`internvl.data.rows`), a picture or video may be bytes, or {"bytes", "path"} as the
 Hugging Face hub has it in Parquet files.
 
-In what a human says `<image>` and `<video>` are placeholders: one for each picture, or none, and then the pictures come
-first. Elsewhere they are text. Regions are written in the text, see `internvl.data.boxes`. Other keys are left alone,
-but one that looks like a known key misspelt is an error.
+A `function` is a tool, whose answer is not learnt; only the template of GPT-OSS has a place for it. A conversation of
+one turn, from `pretrain`, is a text that is learnt from end to end, without a template.
+
+In what a human says, and in a text to pretrain on, `<image>` and `<video>` are placeholders: one for each picture, or
+none, and then the pictures come first. Elsewhere they are text. Regions are written in the text, see
+`internvl.data.boxes`. Other keys are left alone, but one that looks like a known key misspelt is an error.
 
 `messages(..., compat="original")` places pictures as the first code base did: a picture that is not in a list, or a
 video, goes before the first turn unless that turn has a placeholder, even if a later one has; placeholders left over
@@ -27,13 +30,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from internvl.data.image import Compat, check_compat, check_tiles
-from internvl.data.prompts import IMAGE, VIDEO, Image, Message, Part, Role, Text, Video
+from internvl.data.prompts import IMAGE, SHOWN_TO, VIDEO, Image, Message, Part, Role, Text, Video
 from internvl.errors import DataError, find
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Photo
 
-ROLES: Mapping[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
+ROLES: Mapping[str, Role] = {
+    "human": "user",
+    "gpt": "assistant",
+    "system": "system",
+    "function": "tool",
+    "pretrain": "pretrain",
+}
 
 Media = str | bytes
 """A picture or video: where it is, or the file itself."""
@@ -128,6 +137,8 @@ def _conversation(record: Mapping[str, Any], name: str) -> Conversation:
             raise DataError(f"{name}: turn {place} is from {_brief(speaker)}; expected one of {', '.join(ROLES)}")
         if speaker == "system" and place > 1:
             raise DataError(f"{name}: turn {place} is from 'system'; only the first turn may be")
+        if speaker == "pretrain" and len(said) > 1:
+            raise DataError(f"{name}: turn {place} is from 'pretrain'; such a text is a record of its own")
         turns.append((ROLES[speaker], _text(turn, "value", f"{name}: turn {place}")))
     return Conversation(name, tuple(turns), *_media(record, name))
 
@@ -244,15 +255,15 @@ def messages(
     kind, mark = ("video", VIDEO) if record.video is not None else ("image", IMAGE)
     # The first code base shows a video in the first turn, whoever speaks, and leaves placeholders of later turns alone.
     reach = 1 if compat == "original" and record.video is not None else len(turns)
-    counts = [value.count(mark) if role == "user" and at < reach else 0 for at, (role, value) in enumerate(turns)]
-    strays = sum(value.count({VIDEO: IMAGE, IMAGE: VIDEO}[mark]) for role, value in turns if role == "user")
+    counts = [value.count(mark) if role in SHOWN_TO and at < reach else 0 for at, (role, value) in enumerate(turns)]
+    strays = sum(value.count({VIDEO: IMAGE, IMAGE: VIDEO}[mark]) for role, value in turns if role in SHOWN_TO)
     if compat is None and strays:
         raise DataError(f"{record.id} has {strays} placeholder(s) of the other kind, but only {kind}s; remove them")
     if media and not any(counts) and compat is None:
-        speakers = [role for role, _ in turns]
-        if "user" not in speakers:
+        first = next((at for at, (role, _) in enumerate(turns) if role in SHOWN_TO), None)
+        if first is None:
             raise DataError(f"{record.id} has {len(media)} {kind}(s) but no turn from a human that could hold them")
-        counts[speakers.index("user")] = len(media)
+        counts[first] = len(media)
     if sum(counts) < len(media) or (sum(counts) > len(media) and compat is None):
         raise DataError(
             f"{record.id} has {sum(counts)} {mark} placeholder(s) but {len(media)} {kind}(s); write {mark} once per "
@@ -261,7 +272,7 @@ def messages(
     said: list[Message] = []
     for (role, value), count in zip(turns, counts, strict=True):
         here, media = media[:count], media[count:]
-        said.append(Message(role, (*here, value if role == "user" else Text(value))))
+        said.append(Message(role, (*here, value if role in SHOWN_TO else Text(value))))
     return said
 
 
