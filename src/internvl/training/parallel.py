@@ -37,7 +37,9 @@ __all__ = [
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 LAYERS = (DecoderLayer, QLlamaLayer, VisionBlock)
-METHODS = ("token_logprobs", "image_features", "encode_image", "encode_text", "query_features", "text_features")
+METHODS = (
+    "token_logprobs", "image_features", "pair_outputs", "encode_image", "encode_text", "query_features", "text_features",
+)  # fmt: skip
 """What training calls on a model besides `forward`; each gathers the weights that no layer owns."""
 POSTPONED_BYTES = 2 << 30
 """Gradients of accumulated micro-batches are exchanged once where keeping them whole takes at most this much a rank."""
@@ -47,7 +49,7 @@ def parallelise(model: nn.Module, parallel: Parallel, world: World, *, dtype: st
     """Make a model ready for its world: recomputation, compilation, sharding. Changes and returns the model.
 
     Call it after adapters are put on and what learns is chosen, before the optimiser is made. Names of parameters stay.
-    Every rank begins with the weights of rank 0. `dtype` is that of the products of a sharded model; otherwise it is
+    Every rank begins with the weights of rank 0, and must use the same parameters in every step. `dtype` is that of the products of a sharded model; otherwise it is
     the business of autocast, and weights stay as they are.
 
     >>> model = parallelise(model, Parallel(), world, dtype="bf16")  # doctest: +SKIP
@@ -57,7 +59,8 @@ def parallelise(model: nn.Module, parallel: Parallel, world: World, *, dtype: st
     if parallel.compile:
         compile_parts(model)
     if world.size > 1:
-        model.always_look = True  # type: ignore[assignment]  # text-only ranks must meet the others in the tower
+        if isinstance(model, ChatModel):
+            model.always_look = True  # ranks that have only text must meet the others in the tower
         _equal_weights(model)
     if parallel.shard != "none" and dist.is_initialized():
         return _shard(model, parallel, world, kind)
@@ -109,7 +112,7 @@ def _equal_weights(model: nn.Module) -> None:
 
 
 def _shard(model: nn.Module, parallel: Parallel, world: World, dtype: torch.dtype) -> nn.Module:
-    """FSDP2: a group for every layer and the projector. The root keeps what is called here and there: embeddings, head.
+    """FSDP2: a group for every layer; the root keeps the rest, which is called here and there: embeddings, head.
 
     The head is applied in chunks, whose number differs between ranks; as a group of its own it would make them wait for
     each other forever. So the root group is gathered once, for the whole of a forward and backward pass.
@@ -131,16 +134,13 @@ def _shard(model: nn.Module, parallel: Parallel, world: World, dtype: torch.dtyp
         # on a CPU weights are in host memory already
         offload_policy=CPUOffloadPolicy() if parallel.offload and on_gpu else OffloadPolicy(),
     )
-    parts = [module for module in model.modules() if isinstance(module, LAYERS)]
-    parts += [model.mlp1] if isinstance(model, ChatModel) else []
-    for part in parts:
-        shard(part)
+    for layer in [module for module in model.modules() if isinstance(module, LAYERS)]:
+        shard(layer)
     shard(model)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-            module.set_reduce_scatter_unused_params(True)
     inside: list[bool] = []
     for name in METHODS:
         if hasattr(model, name):

@@ -1,0 +1,211 @@
+"""Divided over ranks, recomputed or compiled: the same training."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from internvl.errors import UsageError
+from internvl.training.checkpoint import Saver, latest, restore
+from internvl.training.config import Parallel
+from internvl.training.parallel import World, clip, parallelise, start_world
+from tests.training.launch import launch
+from tests.training.steps import EAGER, Ran, optimizer_of, pair_trained, tiny, train, trained
+
+LOSS, WEIGHT = 2e-6, 1e-5
+"""Two ranks and one add the same gradients in another order. Worst seen: 0 and 0."""
+LOSS_BF16, WEIGHT_BF16 = 0.05, 0.05
+"""Sharded, weights are cast before they are used, and norms and sums of a layer are bf16 too; alone, autocast keeps
+these in fp32. Worst seen: 0 and 0."""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Path:
+    """What two ranks wrote; they began from what one had saved."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    torch.manual_seed(0)
+    model = tiny("llama", drop=0.3)
+    optimizer = optimizer_of(model)
+    train(model, optimizer)
+    Saver(folder / "one", keep=2).save(3, model, optimizer, {}, wait=True)
+    launch("tests.training.two_ranks", 2, folder)
+    return folder
+
+
+def told(folder: Path, name: str, rank: int = 0) -> Ran:
+    numbers = json.loads((folder / f"{name}-{rank}.json").read_text())
+    return Ran(**numbers, weights=load_file(folder / f"{name}-{rank}.safetensors"))
+
+
+def same(a: Ran, b: Ran) -> bool:
+    return a.losses == b.losses and a.norms == b.norms and a.far_from(b) == (0.0, 0.0)
+
+
+# --- two ranks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rank"),
+    [("full", "qwen2", 0), ("hybrid", "qwen2", 0), ("none", "qwen2", 0), ("adapters", "llama", 4),
+     ("experts", "qwen3-moe", 0)],
+)  # fmt: skip
+def test_two_ranks_are_one(found, name, text, rank):
+    """The tied head of qwen2, frozen weights under adapters, experts. All pictures are on one rank."""
+    losses, weights = told(found, name).far_from(trained(text, EAGER, rank=rank))
+    print(name, losses, weights)
+    assert losses < LOSS
+    assert weights < WEIGHT
+
+
+@pytest.mark.parametrize("name", ["pair", "pair-none"])
+def test_rows_find_their_counterparts_on_other_ranks(found, name):
+    """Two rows on one rank, four on the other; the temperature is one number, which is not divided."""
+    losses, weights = told(found, name).far_from(pair_trained(EAGER))
+    print(name, losses, weights)
+    assert losses < LOSS
+    assert weights < WEIGHT
+
+
+def test_two_ranks_in_16_bit(found):
+    losses, weights = told(found, "bf16").far_from(trained("qwen2", EAGER, dtype="bf16"))
+    print("bf16", losses, weights)
+    assert losses < LOSS_BF16
+    assert weights < WEIGHT_BF16
+
+
+NAMES = ["none", "full", "hybrid", "adapters", "experts", "bf16", "pair", "pair-none"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_agree_bit_for_bit(found, name):
+    assert same(told(found, name, 0), told(found, name, 1))
+
+
+@pytest.mark.parametrize(("name", "other"), [("full", "exchanged-each-time"), ("hybrid", "hybrid-each-time")])
+def test_exchanging_each_micro_batch_is_the_same(found, name, other):
+    losses, weights = told(found, name).far_from(told(found, other))
+    print(other, losses, weights)
+    assert losses < LOSS
+    assert weights < WEIGHT
+
+
+def test_resumed_on_two_ranks_is_uninterrupted_bit_for_bit(found):
+    """With drop path and dropout: each rank draws its own numbers, and goes on drawing them."""
+    for rank in (0, 1):
+        assert same(told(found, "resumed", rank), told(found, "went-on", rank))
+
+
+@pytest.mark.parametrize(("name", "before"), [("one-two", "one"), ("two", None)])
+def test_restored_on_another_number_of_ranks_bit_for_bit(found, name, before):
+    """From one rank to two and back; and from two to one what the published folder holds."""
+    model, other = tiny("llama", seed=4), tiny("llama", seed=5)
+    optimizer, fresh = optimizer_of(model), optimizer_of(other)
+    path = latest(found / name)
+    assert path is not None
+    restore(path, model, optimizer)
+    assert len(list((path / "optim").iterdir())) == 2
+    if before is None:
+        import internvl
+
+        weights = load_file(path / "model" / "model.safetensors")
+        assert weights.keys() == model.state_dict().keys()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+        del internvl
+        return
+    restore(latest(found / before), other, fresh)
+    pairs = zip(model.named_parameters(), other.named_parameters(), strict=True)
+    for (name, a), (_, b) in pairs:
+        assert torch.equal(a, b), name
+        assert optimizer.state[a].keys() == fresh.state[b].keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(optimizer.state[a][kind], fresh.state[b][kind]) for kind in fresh.state[b]), name
+
+
+def test_a_lost_file_of_a_rank_is_named(found, tmp_path):
+    shutil.copytree(latest(found / "two"), tmp_path / "step-000003")
+    (tmp_path / "step-000003" / "optim" / "rank-00001-of-00002.safetensors").unlink()
+    model = tiny("llama")
+    with pytest.raises(Exception, match="a file is missing"):
+        restore(tmp_path / "step-000003", model, optimizer_of(model))
+
+
+def test_the_full_disk_of_one_rank_is_heard_by_all(found):
+    faults = [json.loads((found / f"failing-{rank}.json").read_text()) for rank in (0, 1)]
+    assert faults[0] == faults[1]
+    assert "step 1 was not saved: rank 1: " in faults[0]
+    assert [path.name for path in (found / "full-disk").iterdir()] == ["step-000002"]
+
+
+def test_what_ranks_tell_each_other(found):
+    first, second = (json.loads((found / f"telling-{rank}.json").read_text()) for rank in (0, 1))
+    assert first["json"] == second["json"] == [{"rank": 0, "text": ""}, {"rank": 1, "text": "ä" * 10}]
+    assert first["sum"] == second["sum"] == {"both": 0.1 + 1.1, "only 0": 1.0, "only 1": 1.0}
+    assert first["mean"] == second["mean"] == 0.5
+    assert first["any"] == second["any"] == [True, False]
+    assert first["gather"] == second["gather"] == [[0.0] * 3] * 2 + [[1.0] * 3] * 3
+    # the loss of rank r is r + 1 times a sum in which row i of the five counts 5 - i times
+    assert first["grad"] == [[3.0 * (5 - i)] * 3 for i in (0, 1)]
+    assert second["grad"] == [[3.0 * (5 - i)] * 3 for i in (2, 3, 4)]
+    assert (first["world"]["rank"], first["world"]["size"], first["world"]["node_size"]) == ("0", "2", "2")
+
+
+# --- one rank ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["qwen2", "qwen3-moe"])
+def test_sharded_over_one_rank_is_plain(text, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with start_world("cpu") as world:
+        assert same(trained(text, replace(EAGER, shard="full"), world), trained(text, EAGER))
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("text", ["qwen2", "qwen3-moe"])
+def test_recomputed_is_eager_bit_for_bit(text):
+    recomputed = Parallel(shard="none", checkpoint_language=True, checkpoint_vision=True)
+    for drop in (0.0, 0.3):
+        runs: list[Ran] = []
+        for way in (recomputed, EAGER):
+            torch.manual_seed(0)
+            model = parallelise(tiny(text, drop=drop), way, World(), dtype="fp32")
+            assert model.vision_model.checkpointing is model.language_model.checkpointing is way.checkpoint_vision
+            runs.append(train(model, optimizer_of(model)))
+        assert same(*runs)
+
+
+def test_recomputing_a_text_tower():
+    found = pair_trained(Parallel(shard="none"))
+    assert same(found, pair_trained(EAGER))
+
+
+def test_the_norm_is_that_of_all_gradients_together():
+    model = tiny()
+    parameters = list(model.parameters())
+    for i, parameter in enumerate(parameters[1:]):
+        parameter.grad = torch.full_like(parameter, 0.01 * i)
+    before = torch.cat([p.grad.flatten() for p in parameters[1:]])
+    assert clip(parameters, 0.0, World()) == pytest.approx(float(before.double().norm()), rel=1e-12)
+    assert torch.equal(torch.cat([p.grad.flatten() for p in parameters[1:]]), before)  # 0 only measures
+    clip(parameters, 0.5, World())
+    assert clip(parameters, 0.0, World()) == pytest.approx(0.5, rel=1e-6)
+    assert clip(parameters, 0.6, World()) == pytest.approx(0.5, rel=1e-6)
+    parameters[1].grad[:] = float("inf")
+    assert clip(parameters, 0.5, World()) == float("inf")
+    assert clip([], 1.0, World()) == 0.0
+
+
+def test_what_cannot_be_honoured_is_refused(monkeypatch):
+    with pytest.raises(UsageError, match="nothing is sharded here"):
+        parallelise(tiny(), Parallel(offload=True), World(), dtype="fp32")
+    with pytest.raises(UsageError, match="no device 'gpu'"), start_world("gpu"):
+        pass
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(UsageError, match="rank 2 of 1"), start_world("cpu"):
+        pass
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(UsageError, match="RANK='first'"), start_world("cpu"):
+        pass
