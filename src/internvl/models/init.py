@@ -9,6 +9,7 @@
 | norms                                      | weight 1, bias 0                       |
 | layer scales                               | `VisionConfig.layer_scale`             |
 | class token, positions, queries            | normal, 0.02                           |
+| scale of cosines                           | ln(1 / 0.07)                           |
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def initialise(model: nn.Module, *, seed: int = 0, std: float = 0.02) -> None:
 
 
 def _fill(name: str, values: torch.Tensor, layers: int, std: float, draw: torch.Generator) -> None:
-    if name.endswith((".ls1", ".ls2")):
-        return  # set from the config when the module was made
+    if name.endswith((".ls1", ".ls2", "logit_scale")):
+        return  # set when the module was made
     if any(norm in name for norm in NORMS) and values.ndim == 1:
         values.fill_(1.0 if name.endswith("weight") else 0.0)
     elif values.ndim == 1 or name.endswith("bias"):
