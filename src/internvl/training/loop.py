@@ -80,6 +80,8 @@ class Trainer:
     seed: int = 0
     number: int = 0
     """Steps made so far."""
+    done: float = 0.0
+    """The share of the run that these are."""
 
     @property
     def steps_in_a_row(self) -> int:
@@ -90,7 +92,7 @@ def steps(trainer: Trainer, batches: Iterator[Batch], progress: Callable[[int], 
     """Train until the batches of all ranks are used up; yields after every step.
 
     `progress(step)` is the share of the run that is done when that step, counted from 1, is; it is asked after the
-    step's batches were drawn, and sets the rate.
+    step's batches were drawn. A step has the rate of its middle.
     """
     skipped, last = 0, None
     while True:
@@ -139,8 +141,9 @@ def _step(trainer: Trainer, batches: Sequence[Batch], progress: Callable[[int], 
             f"step {number} has no trained token: nothing in {counts['samples']:.0f} samples is learnt; check the "
             "template and the answers with `internvl lint`"
         )
-    done = progress(number)
-    lr = set_rate(trainer.optimizer, rate_at(done, number, trainer.optim))
+    before, trainer.done = trainer.done, progress(number)
+    middle = (before + trainer.done) / 2  # neither the first step nor the last has a rate of 0
+    lr = set_rate(trainer.optimizer, rate_at(middle, number, trainer.optim))
     seed_step(trainer.seed, number, world.rank)
     train_mode(model)
     parts: dict[str, float] = defaultdict(float)
@@ -154,7 +157,7 @@ def _step(trainer: Trainer, batches: Sequence[Batch], progress: Callable[[int], 
     sums = world.sum(parts)
     return Step(
         number=number,
-        progress=done,
+        progress=trainer.done,
         loss=sums.pop("loss"),
         metrics=sums,
         lr=lr,

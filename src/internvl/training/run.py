@@ -159,6 +159,7 @@ class _Run:
         """Everything besides weights and moments; random numbers follow from the step's number."""
         return {
             "step": self.trainer.number,
+            "done": self.trainer.done,
             "streams": self.world.gather_json(self.stream.state()),
             "objective": self.trainer.objective.state(),
             "scaler": self.trainer.scaler.state(),
@@ -177,7 +178,7 @@ class _Run:
                 )
             return
         state = restore(found, self.trainer.model, self.trainer.optimizer, self.world)
-        self.trainer.number = int(state["step"])
+        self.trainer.number, self.trainer.done = int(state["step"]), float(state["done"])
         self.trainer.objective.restore(state["objective"])
         self.trainer.scaler.restore(state["scaler"])
         self.stream.resume(state["streams"])
