@@ -19,8 +19,10 @@ from internvl.cli.embed import embed
 from internvl.cli.eval import evaluate
 from internvl.cli.lint import lint
 from internvl.cli.merge import merge
+from internvl.cli.plan import plan
 from internvl.cli.score import score
 from internvl.cli.terminal import complain
+from internvl.cli.train import train
 from internvl.cli.zoo import zoo
 from internvl.errors import InternVLError
 
@@ -45,6 +47,8 @@ for command in (chat, embed, zoo, convert, merge):
 app.command("eval")(evaluate)
 app.command()(score)
 app.command()(lint)
+for command in (train, plan):
+    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)

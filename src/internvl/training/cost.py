@@ -16,6 +16,8 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # fmt: off
 ADAM = 2 * FP32
 """Two moments for each parameter that learns (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+STEP = FP32
+"""Temporaries of the optimiser on a GPU for each parameter that learns: what PyTorch says of `foreach`, its default."""
 QUANTISED = {"int8": 1.0, "int4": 0.53}
 """Bytes of a weight: `models/quantized.py`."""
 LOGIT_CHUNK = 1024
@@ -27,12 +29,14 @@ WORKING = 3
 
 RATES = {
     # operations a second, dense, bf16 with fp32 sums; as the maker's data sheet gives them
-    "A100 (80 GB)":        (312e12, 80),
-    "H100 SXM (80 GB)":    (989e12, 80),
-    "H200 (141 GB)":       (989e12, 141),
-    "L40S (48 GB)":        (362e12, 48),
-    "RTX 4090 (24 GB)":    (165e12, 24),
+    "A100":     312e12,
+    "H100 SXM": 989e12,
+    "H200":     989e12,
+    "L40S":     362e12,
+    "RTX 4090": 165e12,
 }
+CPU_RATES = {"2 cores of AMD Zen 3, fp32": 182e9}
+"""Measured, products of large fp32 matrices."""
 UTILISATION = 0.35
 """Assumed share of the rate. Published runs of large models: 0.21 to 0.46 (Chowdhery et al. 2022, arXiv:2204.02311)."""
 # fmt: on

@@ -68,6 +68,7 @@ class Plan:
     """Bytes of host memory for the weights, gradients and moments of one device, with `parallel.offload`."""
     operations: float
     """Of one step on all devices."""
+    on_cpu: bool = False
     limit: int | None = None
     advice: tuple[Advice, ...] = field(default=())
 
@@ -85,6 +86,11 @@ class Plan:
     def fits(self) -> bool | None:
         """Whether it fits the memory that was named; None where none was."""
         return None if self.limit is None else self.bytes_per_device <= self.limit
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Operations a second of devices that it may run on, at best."""
+        return cost.CPU_RATES if self.on_cpu else cost.RATES
 
     def seconds(self, rate: float, utilisation: float = cost.UTILISATION) -> float:
         """One step, where each device does `rate` operations a second at best and a share of it on the whole."""
@@ -107,7 +113,7 @@ class Plan:
             "host_bytes_per_device": self.host,
             "operations_per_step": self.operations,
             "assumed_utilisation": cost.UTILISATION,
-            "seconds_per_step": {name: self.seconds(rate) for name, (rate, _) in cost.RATES.items()},
+            "seconds_per_step": {name: self.seconds(rate) for name, rate in self.rates.items()},
             "limit_bytes": self.limit,
             "fits": self.fits,
             "advice": [{"change": a.change, "saves": a.saves, "fits": a.fits} for a in self.advice],
@@ -143,7 +149,8 @@ def estimate(
 def _plan(config: TrainConfig, devices: int, shapes: Shapes) -> Plan:
     run = _Estimate(config, devices, shapes)
     memory = {name: int(count) for name, count in run.memory().items() if count >= 1}
-    return Plan(run.parts, devices, run.load, memory, int(run.host()), run.operations())
+    on_cpu = config.run.device == "cpu"
+    return Plan(run.parts, devices, run.load, memory, int(run.host()), run.operations(), on_cpu)
 
 
 def _changes(config: TrainConfig, devices: int, shapes: Shapes) -> Iterator[tuple[str, TrainConfig, int]]:
@@ -162,10 +169,11 @@ def _changes(config: TrainConfig, devices: int, shapes: Shapes) -> Iterator[tupl
         yield changed({"objective.reference": "cache"})
     if parallel.shard == "none" and devices > 1:
         yield changed({"parallel.shard": "full"})
-    if parallel.shard != "none" and devices < config.run.batch // data.rows:
+    if parallel.shard != "none" and devices < config.run.batch // data.rows and config.run.device != "cpu":
         yield f"--devices {devices * 2}: shard over twice as many", config, devices * 2
-    if not parallel.offload and parallel.shard != "none":
-        yield changed({"parallel.offload": True})
+    if not parallel.offload and parallel.shard != "none" and config.run.device != "cpu":
+        text, smaller, on = changed({"parallel.offload": True})
+        yield text + " (under torchrun)" * (devices == 1), smaller, on
     if data.batching != "packed" and data.rows > 1 and isinstance(shapes.config, ChatConfig):
         yield changed({"data.rows": data.rows // 2 if data.rows % 2 == 0 else 1})
     tiles = shapes.tiles if data.max_tiles is None else data.max_tiles
@@ -179,7 +187,9 @@ def _changes(config: TrainConfig, devices: int, shapes: Shapes) -> Iterator[tupl
             shorter["data.max_length"] = min(data.max_length, data.pack_tokens // 2)
         yield changed(shorter)
     if not learn.language_lora and learn.language:
-        yield changed({"learn.vision": False, "learn.projector": False, "learn.language_lora": 16})
+        lora = {"learn.vision": False, "learn.projector": False, "learn.language_lora": 16}
+        yield changed(lora)
+        yield changed(lora | {"learn.quantize": "int4"})
     elif learn.language_lora and learn.quantize is None:
         yield changed({"learn.quantize": "int4"})
 
@@ -281,12 +291,22 @@ class _Estimate:
         aim = self.config.objective
         if aim.kind in PREFERENCES and aim.reference == "model":
             held["reference model"] = FP32 * sum(part.parameters for part in self.parts) / self.shards
+        if "gradients" in held:
+            kept = vision + projector + decoder
+            whole = held["gradients"]
+            if self.load.micro == 1:
+                # They grow while activations go: the peak is where the backward pass begins, or where it ends.
+                first = FP32 * self._head() / self.shards if self._keeps("language").whole else 0.0
+                held["gradients"] = max(min(first, whole), whole - kept)
+            # After the backward pass the optimiser works on all of them; its temporaries are as large.
+            beside = 0.0 if self.config.run.device == "cpu" else cost.STEP * sum(p.learning for p in self.parts)
+            working = max(working, whole + beside / self.shards - kept - held["gradients"])
         return held | {
             "weights at work": self._copies(),
             "activations: tower": vision,
             "activations: projector": projector,
             "activations: language": decoder,
-            "at work in one layer, or logits": working,
+            "at work in one layer, logits or step": working,
         }
 
     def _activations(self) -> tuple[float, float, float, float]:

@@ -1,0 +1,136 @@
+"""`internvl train`: a recipe, run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from internvl.cli.plan import Changes
+from internvl.cli.terminal import USER_MISTAKE
+from internvl.errors import InternVLError, UsageError
+
+if TYPE_CHECKING:
+    from internvl.training.config import TrainConfig
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="[RECIPE]", help="A name, or FILE.py[:NAME]. None: list all.")] = "",
+    changes: Changes = None,
+    show: Annotated[bool, typer.Option("--show", help="Print every setting as KEY=VALUE, and stop.")] = False,
+    python: Annotated[bool, typer.Option("--python", help="Print the recipe as a file to change, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check settings and data, estimate, and stop.")] = False,
+) -> None:
+    """Train a model as a recipe says, with settings changed on the command line.
+
+    internvl train nano_lora data.path=mine.jsonl
+
+    internvl train internvl2_5_8b_lora data.path=mine.jsonl optim.lr=2e-5 --python > mine.py
+
+    torchrun --nproc-per-node 8 -m internvl train mine.py      (many GPUs, many machines)
+
+    The same command goes on where it was stopped.
+    """
+    if not recipe:
+        if show or python or dry_run:
+            raise UsageError("--show, --python and --dry-run are of one recipe; name it: internvl train RECIPE --show")
+        typer.echo(listing())
+        return
+    alone = rank() == 0
+    try:
+        config, about = resolved(recipe, changes or [])
+        if show or python:
+            from internvl.training.override import as_python, render
+
+            if alone:
+                typer.echo(as_python(config, about=about) if python else render(config), nl=False)
+            return
+        check_data(config)
+    except InternVLError:
+        if alone:
+            raise
+        raise typer.Exit(USER_MISTAKE) from None  # every rank finds the same; one says it
+    if dry_run:
+        if alone:
+            typer.echo(rehearsal(config))
+        return
+    _run(config)
+
+
+def _run(config: TrainConfig) -> None:
+    from internvl.training.run import train as run
+
+    result = run(config)
+    if rank() == 0:
+        typer.echo(f"{result.ended} after {result.steps} steps; the model is {result.model}")
+
+
+def rank() -> int:
+    """Of this process, as torchrun says."""
+    told = os.environ.get("RANK", "0")
+    return int(told) if told.isdecimal() else 0
+
+
+def resolved(recipe: str, changes: list[str]) -> tuple[TrainConfig, str]:
+    """The config of a recipe with its changes, and what it is in one line."""
+    from internvl import recipes
+    from internvl.training.override import override
+
+    found = recipes.find(recipe)
+    try:
+        config = found.make()
+    except InternVLError as error:
+        raise UsageError(f"{recipe}: {error}") from error
+    return override(config, changes), found.about
+
+
+def check_data(config: TrainConfig) -> None:
+    """That what is to be read is there: said before any weight is loaded."""
+    from internvl.training.build import held_out_sources, sources
+
+    for key, path in (("data.path", config.data.path), ("data.held_out", config.data.held_out)):
+        if path and _is_plain_file(path) and not Path(path).exists():
+            raise UsageError(f"{key}: there is no {path}; give your data with {key}=FILE (a meta file or annotations)")
+    for source in (*sources(config), *held_out_sources(config)):
+        if _is_plain_file(source.annotation) and not Path(source.annotation).exists():
+            raise UsageError(f"source {source.name or source.annotation}: there is no {source.annotation}")
+
+
+def _is_plain_file(path: str) -> bool:
+    """Neither an address nor a pattern."""
+    return "://" not in path and not any(mark in path for mark in "*{?[")
+
+
+def rehearsal(config: TrainConfig) -> str:
+    """What a run would begin with."""
+    from internvl.cli.plan import planned_or_none, render
+    from internvl.training.build import sources
+
+    world = os.environ.get("WORLD_SIZE", "1")
+    planned = planned_or_none(config, int(world) if world.isdecimal() else 1)
+    lines = [f"{len(sources(config))} source(s) of data, result in {config.run.out}"]
+    return "\n".join(lines if planned is None else [*lines, "", render(planned)])
+
+
+def listing() -> str:
+    """All recipes: what a function is about, and the names it is run by."""
+    from textwrap import wrap
+
+    from internvl.recipes.lookup import GROUPS
+
+    lines: list[str] = []
+    for group, table in GROUPS.items():
+        lines += [group.upper()]
+        abouts: dict[str, list[str]] = {}
+        for name, recipe in table.items():
+            abouts.setdefault(recipe.about, []).append(name)
+        for about, names in abouts.items():
+            lines += ["", *wrap(about, 100, initial_indent="  ", subsequent_indent="  ")]
+            lines += wrap(
+                "  ".join(names), 100, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+            )
+        lines.append("")
+    lines.append("internvl train NAME --show prints its settings; NAME --python > mine.py a copy to change.")
+    return "\n".join(lines)
