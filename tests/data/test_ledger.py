@@ -151,6 +151,15 @@ def test_merged_counts_are_the_sum(one, other):
     ]
 
 
+def test_going_on_with_another_number_of_ranks_keeps_what_was_written(tmp_path):
+    one = Ledger(tmp_path / "0", budget=1.0, sources=["a"])
+    one.rejected(0, "a:0", DataError("bad"))
+    one.restore(merged([one.state(), one.state()]))
+    one.rejected(0, "a:9", DataError("bad"))
+    assert [line["row"] for line in lines(tmp_path / "0")] == ["a:0", "a:9"]
+    assert one.counts()["a"]["rejected"] == 3
+
+
 def test_another_data_set_is_refused():
     ledger = Ledger(None, budget=1.0, sources=["a"])
     with pytest.raises(DataError, match=r"of the sources a, but the data has b"):

@@ -300,8 +300,8 @@ def test_all_faults_of_a_meta_file_at_once(folder):
 
 @pytest.mark.parametrize(("text", "said"), [
     ("{", "is not JSON"),
-    ('{"a": 1}\n{"b": 2}', "a file of one record a line is called .jsonl"),
-    ("[]", "is a JSON list"),
+    ('{"a": 1}\n{"b": 2}', "records stand one a line in a file called .jsonl"),
+    ("[]", "is a JSON list; expected an object, an entry for each source; records stand one a line"),
     ("{}", "it names no source"),
     ('{"a": {"annotation": "here.jsonl"}, "a": {"annotation": "both.jsonl"}}', "a stands in it twice"),
     ('{"a": {"annotation": "here.jsonl", "repeat_time": 1, "repeat_time": 2}}', "`repeat_time` stands in it twice"),
@@ -312,6 +312,12 @@ def test_no_meta_file(folder, text, said):
     with pytest.raises(DataError) as error:
         read_meta(write(folder, text))
     assert said in str(error.value)
+
+
+def test_a_file_too_large_for_a_meta_file(folder, monkeypatch):
+    monkeypatch.setattr(module, "LARGEST_META", 100)
+    with pytest.raises(DataError, match=r"has 202 bytes, which is no meta file; records stand one a line"):
+        read_meta(write(folder, "[" + " " * 200 + "]"))
 
 
 def test_a_meta_file_that_is_not_there():

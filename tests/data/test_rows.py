@@ -232,11 +232,12 @@ def test_many_shards_are_not_open_at_a_time(tmp_path):
 
 @pytest.mark.parametrize(("name", "said"), [
     ("none.jsonl", "there is no such file"), ("a.jsonl.gz", "is compressed"), ("a.tar.gz", "is compressed"),
-    ("a.csv", "is of no known kind"), ("", "is not a file"), ("zero\0.jsonl", "there is no such file"),
+    ("a.csv", "is of no known kind"), ("a.json", "of a JSON list, jq -c '.[]' makes lines"),
+    ("", "is not a file"), ("zero\0.jsonl", "there is no such file"),
     ("a.tar", "is not a tar file"), ("a.parquet", "not a whole Parquet file"),
 ])  # fmt: skip
 def test_files_that_cannot_be_opened(tmp_path, name, said):
-    for other in ("a.jsonl.gz", "a.tar.gz", "a.csv", "a.tar", "a.parquet"):
+    for other in ("a.json", "a.jsonl.gz", "a.tar.gz", "a.csv", "a.tar", "a.parquet"):
         (tmp_path / other).write_bytes(b"x" * 600)
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError) as error:
@@ -314,6 +315,26 @@ def test_a_bad_key_is_a_bad_row(tmp_path, monkeypatch, members, said):
     with pytest.raises(DataError, match=said) as error:
         opened[0]
     assert str(error.value).startswith(f"{path}:0")
+
+
+def test_names_in_a_shard_reach_nothing(tmp_path):
+    """Nothing is unpacked, links are not followed, and what is no file is no row."""
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    out = io.BytesIO(tar_of([("../../secret.jpg", b"up"), ("/abs/0.jpg", b"abs")])[:2048])
+    out.seek(2048)
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for kind, name in ((tarfile.SYMTYPE, "link.jpg"), (tarfile.LNKTYPE, "hard.jpg"), (tarfile.FIFOTYPE, "p.jpg")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, str(tmp_path / "secret.jpg")
+            tar.addfile(info)
+        tar.addfile(tarfile.TarInfo("folder.jpg/"))
+    path = tmp_path / "s.tar"
+    path.write_bytes(out.getvalue())
+    before = sorted(tmp_path.rglob("*"))
+    assert everything(open_rows(str(path))) == [
+        ("../../secret", {"image": b"up"}), ("/abs/0", {"image": b"abs"}),
+    ]  # fmt: skip
+    assert sorted(file for file in tmp_path.rglob("*") if "cache" not in file.parts) == before
 
 
 @given(st.data())

@@ -204,7 +204,8 @@ def _faults(address: str) -> Generator[None]:
     except FileNotFoundError:
         raise DataError(f"{name}: there is no such file; check the address") from None
     except Exception as error:  # every file system raises its own kinds
-        raise DataError(f"{name} could not be read ({type(error).__name__}: {str(error)[:200]})") from error
+        said = " ".join(str(error).replace(address, name).split())[:200]
+        raise DataError(f"{name} could not be read ({type(error).__name__}: {said})") from error
 
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------

@@ -156,13 +156,17 @@ class Ledger:
         self._named = [{reason: list(rows) for reason, rows in named.items()} for named in state["named"]]
         self._bytes = 0
         if self._path is not None and self._path.is_file():
-            self._bytes = min(self._path.stat().st_size, state["bytes"])
+            size = self._path.stat().st_size
+            self._bytes = size if state["bytes"] is None else min(size, state["bytes"])
             os.truncate(self._path, self._bytes)
 
 
 def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The states of several ranks as that of one, for a run that goes on with another number of them."""
-    whole: dict[str, Any] = {"sources": states[0]["sources"], "bytes": 0}
+    """The states of several ranks as that of one, for a run that goes on with another number of them.
+
+    What its file has said already stays, whatever that is.
+    """
+    whole: dict[str, Any] = {"sources": states[0]["sources"], "bytes": None}
     for key in ("counts", "reasons"):
         whole[key] = [
             dict(sum((Counter(one) for one in of), Counter())) for of in zip(*(s[key] for s in states), strict=True)

@@ -158,6 +158,8 @@ def _shares(sources: Sequence[Source], rows: Sequence[int], resampling: Resampli
 # ---- meta files ------------------------------------------------------------------------------------------------------
 
 _KEYS = ("root", "annotation", "data_augment", "repeat_time", "max_dynamic_patch", "length", "kind")
+LARGEST_META = 64 * 2**20
+_LINES = "records stand one a line in a file called .jsonl (of a list, jq -c '.[]' makes lines)"
 
 
 def read_meta(path: str | os.PathLike[str], *, root: str = "", kind: str = "conversation") -> tuple[Source, ...]:
@@ -212,13 +214,16 @@ def read_meta(path: str | os.PathLike[str], *, root: str = "", kind: str = "conv
 
 def _meta(file: File) -> list[tuple[str, Any]]:
     """Names and entries, also those of a name that stands twice."""
+    if file.size > LARGEST_META:
+        raise DataError(f"{file.name} has {file.size} bytes, which is no meta file; {_LINES}")
     try:
         pairs = json.loads(file.read(0, file.size).decode("utf-8-sig"), object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
-        hint = "; a file of one record a line is called .jsonl" if "Extra data" in str(error) else ""
+        hint = f"; {_LINES}" if "Extra data" in str(error) else ""
         raise DataError(f"{file.name} is not JSON ({error}){hint}") from None
     if not isinstance(pairs, _Pairs):
-        raise DataError(f"{file.name} is a JSON {type(pairs).__name__}; expected an object: an entry for each source")
+        kind = type(pairs).__name__
+        raise DataError(f"{file.name} is a JSON {kind}; expected an object, an entry for each source; {_LINES}")
     return pairs
 
 

@@ -66,7 +66,8 @@ def open_one(address: str) -> Rows:
         raise DataError(
             f"{address} is compressed, and its rows cannot be read by their place; unpack it, or use Parquet"
         )
-    raise DataError(f"{address} is of no known kind; expected a name that ends in {', '.join(_KINDS)}")
+    hint = "; of a JSON list, jq -c '.[]' makes lines" if name.endswith(".json") else ""
+    raise DataError(f"{address} is of no known kind; expected a name that ends in {', '.join(_KINDS)}{hint}")
 
 
 class Shards:
