@@ -98,6 +98,10 @@ def outcomes(
             f"a process that prepares samples has died ({' '.join(str(error).split())}); most often memory or shared "
             "memory (/dev/shm) is full: lower data.workers, or set it to 0 to see the reason"
         ) from None
+    finally:  # now, not when the traceback of an error that names it is thrown away
+        end = getattr(prepared, "_shutdown_workers", None)
+        if end is not None:
+            end()
 
 
 class _Positions(Dataset[Outcome]):
