@@ -13,6 +13,7 @@ from torch import nn
 from internvl.training.config import Optim
 from internvl.training.layers import depth_of
 from internvl.training.learn import part_of
+from internvl.training.parallel import is_sharded
 
 NOT_DECAYED = ("embed_tokens", "position_embedding", "class_embedding", "query_tokens", "lora_")
 """With `decay_all=False`: besides everything that is no matrix."""
@@ -25,13 +26,14 @@ def adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
 
     >>> optimizer = adamw(model, Optim(lr=4e-5, vision_lr=4e-6))  # doctest: +SKIP
     """
-    by_setting: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    by_setting: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            by_setting[rate_of(name, model, optim), decay_of(name, parameter, optim)].append(parameter)
+            setting = rate_of(name, model, optim), decay_of(name, parameter, optim), is_sharded(parameter)
+            by_setting[setting].append(parameter)
     groups = [
         {"params": parameters, "lr": rate, "full_lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in by_setting.items()
+        for (rate, decay, _), parameters in by_setting.items()  # sharded and whole tensors cannot be stepped together
     ]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
 

@@ -31,16 +31,17 @@ from internvl.training.world import World, start_world
 # fmt: off
 __all__ = [
     "World", "start_world", "parallelise",
-    "last_backward", "reduce_gradients", "clip", "rng_state", "set_rng_state",
+    "gathered", "last_backward", "reduce_gradients", "clip", "rng_state", "set_rng_state",
 ]
 # fmt: on
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 LAYERS = (DecoderLayer, QLlamaLayer, VisionBlock)
 METHODS = (
-    "token_logprobs", "image_features", "pair_outputs", "encode_image", "encode_text", "query_features", "text_features",
+    "token_logprobs", "image_features", "prefill", "step",
+    "pair_outputs", "encode_image", "encode_text", "query_features", "text_features",
 )  # fmt: skip
-"""What training calls on a model besides `forward`; each gathers the weights that no layer owns."""
+"""What is called on a model besides `forward`; each gathers the weights that no layer owns."""
 POSTPONED_BYTES = 2 << 30
 """Gradients of accumulated micro-batches are exchanged once where keeping them whole takes at most this much a rank."""
 
@@ -49,8 +50,8 @@ def parallelise(model: nn.Module, parallel: Parallel, world: World, *, dtype: st
     """Make a model ready for its world: recomputation, compilation, sharding. Changes and returns the model.
 
     Call it after adapters are put on and what learns is chosen, before the optimiser is made. Names of parameters stay.
-    Every rank begins with the weights of rank 0, and must use the same parameters in every step. `dtype` is that of the products of a sharded model; otherwise it is
-    the business of autocast, and weights stay as they are.
+    Every rank begins with the weights of rank 0, and must use the same parameters in every step. `dtype` is that of the
+    products of a sharded model; otherwise it is the business of autocast, and weights stay as they are.
 
     >>> model = parallelise(model, Parallel(), world, dtype="bf16")  # doctest: +SKIP
     """
@@ -88,8 +89,11 @@ def compile_parts(model: nn.Module) -> None:
     So does a mixture of experts, whose shapes follow from the data. Forward hooks stay outside.
     """
     for module in model.modules():
-        if isinstance(module, VisionBlock):
+        if isinstance(module, VisionBlock) and module.drop_path.rate == 0:
             _compile(module)
+        elif isinstance(module, VisionBlock):  # each block has a rate of its own, and would be compiled anew
+            _compile(module.attn)
+            _compile(module.mlp)
         elif isinstance(module, DecoderLayer | QLlamaLayer):
             _compile(module.input_layernorm)
             _compile(module.post_attention_layernorm)
@@ -184,6 +188,30 @@ def _enters(model: nn.Module, name: str, inside: list[bool]) -> None:
     setattr(model, name, method)
 
 
+@contextmanager
+def gathered(model: nn.Module) -> Generator[None]:
+    """Between these lines every rank holds all weights, in the training type, and its forward passes wait for nobody.
+
+    For answers, whose lengths differ between ranks. It takes the memory of the whole model on each.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    model.set_reshard_after_forward(False)
+    for part in parts:
+        part.unshard()
+    try:
+        yield
+    finally:
+        model.set_reshard_after_forward(True)
+        model.set_reshard_after_forward(False, recurse=False)  # the root, as it was
+        for part in parts:
+            part.reshard()
+
+
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +241,7 @@ def reduce_gradients(model: nn.Module, world: World) -> None:
     """
     if world.size == 1:
         return
-    plain = [p for p in model.parameters() if p.requires_grad and not _is_sharded(p)]
+    plain = [p for p in model.parameters() if p.requires_grad and not is_sharded(p)]
     if not plain:
         return
     have = torch.tensor([p.grad is not None for p in plain], dtype=torch.int32, device=world.device)
@@ -250,7 +278,8 @@ def _norm(tensor: Tensor) -> Tensor:
     return torch.linalg.vector_norm(tensor, dtype=kind)
 
 
-def _is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this rank holds only some rows of it."""
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)

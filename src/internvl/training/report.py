@@ -80,7 +80,19 @@ def plots(log: Sequence[dict[str, Any]]) -> list[Plot]:
     """What there is to draw: the loss with its held-out figure first, then every other figure that changes."""
     steps = [line for line in log if line["kind"] == "step"]
     held = [line for line in log if line["kind"] == "held_out"]
-    left_out = {"kind", "number", "progress", "seconds", "waited", "skipped", "samples", "tokens", "learnt", "tiles"}
+    left_out = {
+        "kind",
+        "number",
+        "progress",
+        "memory",
+        "seconds",
+        "waited",
+        "skipped",
+        "samples",
+        "tokens",
+        "learnt",
+        "tiles",
+    }
     names = [name for name in dict.fromkeys(name for line in (*steps, *held) for name in line) if name not in left_out]
     found = (plot(name, _series(steps, name), _series(held, name)) for name in names)
     return [one for one in found if one is not None]

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from internvl.data.encode import Encoder
 from internvl.data.stream import Stream
-from internvl.errors import UsageError
+from internvl.errors import MissingExtra, UsageError
 from internvl.training import build
 from internvl.training.checkpoint import Saver, latest, restore
 from internvl.training.config import TrainConfig
@@ -32,6 +32,7 @@ from internvl.training.logs import Logs
 from internvl.training.loop import Step, Trainer, held_out_loss, steps
 from internvl.training.override import render
 from internvl.training.parallel import World, start_world
+from internvl.training.report import write_report
 
 Evaluate = Callable[[Any, Encoder, int], Mapping[str, float]]
 """(model, encoder, step) -> figures on held-out rows; called on every rank at the same step."""
@@ -197,6 +198,8 @@ class _Run:
         self.saver.wait()
         for line in build.closing(self.parts, self.world):
             self.logs.note(line)
+        if self.world.rank == 0:
+            self._report()
         return Result(
             folder=self.folder,
             steps=self.trainer.number,
@@ -205,6 +208,12 @@ class _Run:
             held_out=self.held_out,
             best=None if self.best is None else self.best[1],
         )
+
+    def _report(self) -> None:
+        try:
+            write_report(self.folder)
+        except MissingExtra as missing:
+            self.logs.note(f"no report: {missing}")
 
 
 def _write(path: Path, text: str) -> None:
