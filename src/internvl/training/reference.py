@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -124,15 +124,14 @@ class CachedReference:
         self.folder, self.live, self.world = folder, live, World() if world is None else world
         self._name = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
-        own = folder / f"{self._name}-{self.world.rank:05d}.logprobs"
-        with own.open("ab") as file:  # what follows a torn record would never be read
-            file.truncate(len(_records(own)) * _RECORD.itemsize)
+        self._own = folder / f"{self._name}-{self.world.rank:05d}.logprobs"
+        with self._own.open("ab") as file:  # what follows a torn record would never be read
+            file.truncate(len(_records(self._own)) * _RECORD.itemsize)
         self.world.barrier()
         found = np.concatenate([_records(path) for path in sorted(folder.glob(f"{self._name}-*.logprobs"))])
         order = np.argsort(found["key"], kind="stable")
         self._keys, self._values = found["key"][order], found["value"][order]
         self._new: dict[bytes, float] = {}
-        self._file: BinaryIO = own.open("ab")
 
     def __len__(self) -> int:
         """Segments known."""
@@ -177,11 +176,11 @@ class CachedReference:
                 "objective.reference=model"
             )
         computed = self.live.logprobs(model, batch).tolist()
-        for key, value, before in zip(keys, computed, known, strict=True):
-            if before is None and key not in self._new:
-                self._new[key] = value
-                self._file.write(_record(key, value))
-        self._file.flush()
+        new = {key: value for key, value, before in zip(keys, computed, known, strict=True) if before is None}
+        if new:
+            self._new |= new
+            with self._own.open("ab") as file:
+                file.write(b"".join(_record(key, value) for key, value in new.items()))
         return [now if before is None else before for now, before in zip(computed, known, strict=True)]
 
 
