@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 from internvl.models.chat import ChatModel
 from internvl.training.config import Parallel
 from internvl.training.model_folder import reshard, whole_tensors
-from internvl.training.parallel import World, clip, last_backward, parallelise, reduce_gradients
 from internvl.training.pair_objectives import PairLoss
+from internvl.training.parallel import World, clip, last_backward, parallelise, reduce_gradients
 from internvl.weights import adapters
 from tests.models.tiny import IMAGE, VISIONS, chat_config, random_ids, shake
 from tests.training.test_pair_objectives import RETRIEVAL, batch_of, pair_model
@@ -59,7 +59,7 @@ def tiny(text: str = "qwen2", *, rank: int = 0, drop: float = 0.0, seed: int = 0
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.AdamW:
-    """`eps` is large: where the true gradient is 0 (a bias of keys), AdamW would make whole steps of rounding errors."""
+    """`eps` is large: where the true gradient is 0 (a bias of keys), AdamW would make steps of rounding errors."""
     learnt = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": found, "foreach": sharded}
@@ -79,7 +79,7 @@ def train(
     largest: float = 1.0,
     samples: Sequence[int] = SAMPLES,
 ) -> Ran:
-    """Train; every step has the same samples, this rank's share of them one by one. Random numbers go on by themselves."""
+    """Every step has the same samples, this rank's share of them one by one; random numbers go on by themselves."""
     losses, norms = [], []
     own = [sample(number) for number in samples[world.rank :: world.size]]
     total = world.sum({"tokens": float(sum(int((targets >= 0).sum()) for _, targets, _ in own))})["tokens"]

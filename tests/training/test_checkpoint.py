@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path):
     with small_files(10_000):
         saver.save(2, model, optimizer, {})
         saver._thread.join()
-    with pytest.raises(CheckpointError, match="step 2 was not saved: .*File too large.*start the same command again"):
+    with pytest.raises(CheckpointError, match=r"step 2 was not saved: .*File too large.*start the same command again"):
         saver.save(3, model, optimizer, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
     saver.save(3, model, optimizer, {"good": True}, wait=True)  # the error was told, and is over

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from internvl.errors import CheckpointError
+from internvl.models.attention import KVCache
 from internvl.training import parallel
 from internvl.training.checkpoint import Saver, latest, restore
 from internvl.training.config import Parallel
-from internvl.training.parallel import World, parallelise, start_world
+from internvl.training.parallel import World, gathered, parallelise, start_world
 from tests.training.steps import EAGER, Ran, optimizer_of, pair_trained, tiny, train, trained
 
 FULL = Parallel()
@@ -115,10 +116,37 @@ def telling(out: Path, world: World) -> None:
     (out / f"telling-{world.rank}.json").write_text(json.dumps(found))
 
 
+def answering(out: Path, world: World) -> None:
+    """Ranks answer with different lengths between two steps of training; nobody waits for anybody."""
+    torch.manual_seed(0)
+    model, optimizer = sharded(0, world)
+    first = train(model, optimizer, world, steps=(0,))
+    alone = tiny("llama").eval()
+    alone.load_state_dict(first.weights)
+    with torch.no_grad(), gathered(model.eval()):
+        answers = [greedy(each, 3 + 4 * world.rank) for each in (model, alone)]
+    assert answers[0] == answers[1]
+    torch.manual_seed(0)
+    note(out, "answered", world, train(model.train(), optimizer, world, steps=(1,)))
+    torch.manual_seed(0)
+    model, optimizer = sharded(0, world)
+    train(model, optimizer, world, steps=(0,))
+    torch.manual_seed(0)
+    note(out, "did-not-answer", world, train(model, optimizer, world, steps=(1,)))
+
+
+def greedy(model: nn.Module, count: int) -> list[int]:
+    cache = KVCache(model.config.text, slots=1, max_len=32)
+    found = [int(model.prefill(torch.tensor([[5, 6, 7]]), cache=cache).argmax())]
+    while len(found) < count:
+        found.append(int(model.step(torch.tensor([found[-1:]]), cache=cache).argmax()))
+    return found
+
+
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     with start_world("cpu", patience=timedelta(seconds=60)) as world:
-        for work in (telling, trainings, resuming, failing):
+        for work in (telling, trainings, resuming, failing, answering):
             work(out, world)
 
 
