@@ -29,7 +29,7 @@ from tests.models.tiny import VISION, chat_config, chat_model, shake
 from tests.training.chats import preference
 
 LAID = 5e-7
-"""Between log-probabilities of one segment in batches of different shapes, relative to the largest. Worst seen: 7e-8."""
+"""Relative to the largest, between batches of different shapes. Worst seen: 7e-8."""
 
 PAIRS = [
     preference(0, tiles=2),
