@@ -18,6 +18,7 @@ from internvl.cli.convert import convert
 from internvl.cli.embed import embed
 from internvl.cli.eval import evaluate
 from internvl.cli.lint import lint
+from internvl.cli.prefer import prefer
 from internvl.cli.merge import merge
 from internvl.cli.plan import plan
 from internvl.cli.score import score
@@ -47,6 +48,7 @@ for command in (chat, embed, zoo, convert, merge):
 app.command("eval")(evaluate)
 app.command()(score)
 app.command()(lint)
+app.command()(prefer)
 for command in (train, plan):
     app.command()(command)
 
