@@ -18,9 +18,7 @@ def rates(model: nn.Module, optim: Optim) -> dict[str, tuple[float, float]]:
     """Rate and decay of every parameter by name."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     optimizer = adamw(model, optim)
-    return {
-        names[p]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
-    }
+    return {names[p]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
 
 
 def test_every_parameter_that_learns_is_in_one_group():

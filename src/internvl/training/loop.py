@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from internvl.data.batch import Batch, ChatBatch
+from internvl.data.encode import NOT_LEARNT
 from internvl.errors import DataError, TrainingError
 from internvl.training.config import Dtype, Optim
 from internvl.training.learn import train_mode
@@ -129,7 +130,8 @@ def _goes_on(trainer: Trainer, drawn: Sequence[Batch], last: Batch | None) -> bo
 
 def blank(batch: ChatBatch) -> ChatBatch:
     """The batch as one that teaches nothing."""
-    return replace(batch, weights=torch.zeros_like(batch.weights), positions=())
+    nothing = torch.full_like(batch.targets, NOT_LEARNT)
+    return replace(batch, targets=nothing, weights=torch.zeros_like(batch.weights), positions=())
 
 
 def _step(trainer: Trainer, batches: Sequence[Batch], progress: Callable[[int], float]) -> Step:
