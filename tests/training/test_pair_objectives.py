@@ -214,6 +214,21 @@ def test_recomputed_layers_give_the_same_gradients(kind):
         assert grad is None or torch.equal(grad, grads[1][name]), name
 
 
+@pytest.mark.parametrize("aim", [PRETRAIN, RETRIEVAL, AIMS["first stage"]])
+def test_sixteen_bits(aim):
+    """Under autocast and with weights in bf16 the losses are those of fp32 within its precision. Worst seen: 0.0033."""
+    batch, found = batch_of(6), []
+    for dtype, autocast in ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False)):
+        model, objective = pair_model().to(dtype), PairLoss(aim, World())
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = objective.loss(model, batch, objective.totals(batch))
+        loss.value.backward()
+        assert loss.value.dtype == torch.float32
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        found.append(loss.value.item())
+    assert found[1:] == pytest.approx([found[0]] * 2, rel=0.01)
+
+
 def test_every_parameter_learns_where_it_has_a_part():
     """Retrieval leaves the head that writes captions alone, pretraining the pool of the tower alone."""
     for aim, spared in ((PRETRAIN, "clip_projector."), (RETRIEVAL, "qllama.lm_head.")):
