@@ -53,7 +53,8 @@ class Keeps:
     whole: bool
     """The part's own weights learn."""
     adapters: bool = False
-    dropout: bool = False
+    dropout: int = 0
+    """Bytes of a number of the mask that the dropout before an adapter keeps: 1 on a GPU, 4 on a CPU; 0: none."""
     packed: bool = False
 
     def inputs(self, widths: list[int], layers: int) -> float:
@@ -76,6 +77,8 @@ def text_layer(c: TextConfig, keeps: Keeps, layer: int = 0) -> float:
     assert c.head_dim is not None
     p, e, q, k = keeps.products, c.dim, c.heads * c.head_dim, c.kv_heads * c.head_dim
     total = keeps.norm(e) + keeps.inputs([e], 3)
+    if c.qk_norm:
+        total += (q + k) * (FP32 + (p if keeps.whole else 0)) + FP32 * (c.heads + c.kv_heads)
     total += (2 * q + 2 * k) * p + FP32 * c.heads  # queries, keys, values, what was seen; log-sum-exp
     if keeps.packed and keeps.whole:
         total += q * p  # segments laid end to end again

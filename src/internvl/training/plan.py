@@ -237,7 +237,7 @@ class _Estimate:
             residual=self.residual,
             whole=counted is not None and counted.learning > 0 and not adapted,
             adapters=adapted,
-            dropout=adapted and learn.lora_dropout > 0,
+            dropout=0 if not (adapted and learn.lora_dropout) else FP32 if self.config.run.device == "cpu" else 1,
             packed=self.config.data.batching == "packed",
         )
 

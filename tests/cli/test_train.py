@@ -1,0 +1,179 @@
+"""`internvl train` and `internvl plan` from outside: what they print where, and their exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from internvl import recipes
+from internvl.cli.main import run
+from internvl.training.config import TrainConfig
+from internvl.training.override import override
+
+CONVERSATION = {"id": "a", "conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]}
+
+
+@pytest.fixture
+def data(tmp_path) -> str:
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(CONVERSATION | {"id": str(i)}) + "\n" for i in range(8)), encoding="utf-8")
+    return f"data.path={file}"
+
+
+def told(capsys, *arguments: str) -> str:
+    assert run(arguments) == 0
+    printed = capsys.readouterr()
+    assert not printed.err
+    return printed.out
+
+
+def mistake(capsys, *arguments: str) -> str:
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert not printed.out
+    [line] = printed.err.splitlines()
+    return line
+
+
+def test_without_a_recipe_all_are_listed(capsys):
+    printed = told(capsys, "train")
+    words = printed.split()
+    assert set(recipes.table()) <= set(words)
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_show_prints_every_setting_with_its_changes(capsys):
+    printed = told(capsys, "train", "internvl2_5_2b_lora", "optim.lr=1e-4", "--show")
+    shown = override(TrainConfig(), printed.splitlines())
+    assert shown == override(recipes.find("internvl2_5_2b_lora").make(), ["optim.lr=1e-4"])
+
+
+def test_a_printed_recipe_runs_from_its_copy(capsys, tmp_path):
+    copy = tmp_path / "mine.py"
+    copy.write_text(told(capsys, "train", "internvl2_5_8b_mpo", "run.batch=8", "--python"), encoding="utf-8")
+    assert told(capsys, "train", str(copy), "--show") == told(
+        capsys, "train", "internvl2_5_8b_mpo", "run.batch=8", "--show"
+    )
+    assert told(capsys, "train", f"{copy}:recipe", "run.batch=4", "--show").count("run.batch=4\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["internvl2_5_2b_lor"], "Did you mean 'internvl2_5_2b_lora'?"),
+        (["lora", "run.step=3"], "no setting is called 'run.step'; did you mean run.steps?"),
+        (["lora", "run.steps=0"], "run.steps is 0, expected at least 1"),
+        (["lora"], "data.path: there is no data/train.jsonl; give your data with data.path=FILE"),
+        (["lora", "data.path="], "data.path is empty"),
+        (["lora", "data.path=nowhere.json"], "there is no nowhere.json"),
+        (["nowhere.py"], "no such file: nowhere.py"),
+        (["--show"], "name it: internvl train RECIPE --show"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_weight_is_read(capsys, monkeypatch, arguments, said, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("internvl.weights.load.load", None)
+    assert said in mistake(capsys, "train", *arguments)
+
+
+def test_missing_sources_and_held_out_rows_are_told(capsys, data, tmp_path):
+    meta = tmp_path / "meta.json"
+    meta.write_text(
+        json.dumps({"gone": {"annotation": str(tmp_path / "gone.jsonl"), "root": "", "data_augment": False}})
+    )
+    assert "gone.jsonl" in mistake(capsys, "train", "nano_lora", f"data.path={meta}")
+    assert "data.held_out: there is no other.jsonl" in mistake(
+        capsys, "train", "nano_lora", data, "data.held_out=other.jsonl"
+    )
+
+
+def test_a_dry_run_says_what_would_be(capsys, data, tmp_path):
+    printed = told(capsys, "train", "nano_lora", data, f"run.out={tmp_path / 'out'}", "--dry-run")
+    assert "1 source(s) of data" in printed
+    assert "adapters" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_first_rank_speaks(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert told(capsys, "train", "lora", "--show") == ""
+    assert run(["train", "lora", "data.path=nowhere.json"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ""
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_to_read(capsys):
+    printed = told(capsys, "plan", "internvl2_5_8b_lora", "--devices", "2", "--memory", "80")
+    assert "8,075,365,376" not in printed  # part by part
+    assert "7,737,782,272" in printed
+    assert "fits 80.00 GiB" in printed
+    assert "assumed" in printed
+
+
+def test_a_plan_to_be_read_by_programs(capsys):
+    said = json.loads(told(capsys, "plan", "InternVL2_5-1B", "data.max_tiles=6", "--json", "--memory", "1"))
+    assert said["fits"] is False
+    assert said["advice"]
+    assert said["parts"]["vision"] == {"parameters": 304_012_288, "adapters": 0, "learning": 0}
+
+
+def test_a_later_stage_is_planned_before_the_earlier_has_run(capsys):
+    assert "7,737,782,272" in told(capsys, "plan", "internvl2_5_8b_stage2", "--devices", "512")
+
+
+def test_any_model_and_file_can_be_planned(capsys, golden, tmp_path):
+    assert "projector" in told(capsys, "plan", str(golden("checkpoints/qwen2-v2_5-bf16")))
+    assert "language" in told(capsys, "plan", "internvl-14b-224px")
+    copy = tmp_path / "mine.py"
+    copy.write_text(told(capsys, "train", "nano_lora", "--python"), encoding="utf-8")
+    assert "AMD Zen 3" in told(capsys, "plan", str(copy))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing-like-it"], "no recipe is called 'nothing-like-it'"),
+        (["internvit-300m-448px"], "a tower alone, which no recipe trains"),
+        (["lora", "--memory", "-1"], "expected GiB of one device"),
+        (["lora", "lr=1"], "did you mean optim.lr?"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_one_line(capsys, arguments, said):
+    assert said in mistake(capsys, "plan", *arguments)
+
+
+def test_help_is_light():
+    for command in ("train", "plan"):
+        code = f"from internvl.cli.main import run; run(['{command}', '--help'])"
+        code += "; import sys; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+# --- a whole run ------------------------------------------------------------------------------------------------------
+
+
+def started(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, "-m", "internvl", "train", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+def small(folder: Path) -> list[str]:
+    return [f"run.out={folder}", "run.steps=2", "data.max_length=128", "data.pack_tokens=128", "run.tensorboard=false"]
+
+
+def test_a_run_from_the_command_line(data, tmp_path):
+    done = started("nano_lora", data, *small(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "finished after 2 steps" in done.stdout
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
