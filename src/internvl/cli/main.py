@@ -18,9 +18,9 @@ from internvl.cli.convert import convert
 from internvl.cli.embed import embed
 from internvl.cli.eval import evaluate
 from internvl.cli.lint import lint
-from internvl.cli.prefer import prefer
 from internvl.cli.merge import merge
 from internvl.cli.plan import plan
+from internvl.cli.prefer import prefer
 from internvl.cli.score import score
 from internvl.cli.terminal import complain
 from internvl.cli.train import train
