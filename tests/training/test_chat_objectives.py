@@ -178,7 +178,9 @@ def test_a_batch_that_weighs_nothing_moves_nothing():
         assert loss == 0
         assert not any(grad.any() for grad in gradients(model).values())
         assert objective.state() == before
-        same(objective, model, [batch], [batch, nothing])
+        same(objective, model, [batch], [nothing, batch])
+        other = collate_chat(samples[:2], packed=False)
+        same(objective, model, [batch], [batch, replace(other, weights=torch.zeros_like(other.weights))])
 
 
 def test_a_model_that_is_its_reference_begins_at_ln_2():

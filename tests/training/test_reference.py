@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from internvl.data.batch import ChatBatch
 from internvl.data.packing import collate_chat
-from internvl.errors import TrainingError
+from internvl.errors import ConfigError, TrainingError
 from internvl.models.chat import ChatModel
 from internvl.training.chat_objectives import Preferences
-from internvl.training.config import Aim
+from internvl.training.config import Aim, Learn
+from internvl.training.learn import choose
+from internvl.training.lora import without_adapters
 from internvl.training.reference import (
     AdapterOffReference,
     CachedReference,
     ModelReference,
+    OwnReference,
     Reference,
     fingerprint,
     segment_keys,
@@ -102,8 +105,8 @@ def test_adapters_off():
     model.train()
     model.mlp1.eval()
     flags = [module.training for module in model.modules()]
-    reference = AdapterOffReference(off)
-    told = reference.logprobs(model, packed(0, 2))
+    model.requires_grad_(False)
+    told = AdapterOffReference(off).logprobs(model, packed(0, 2))
     assert bits(told) == bits(ModelReference(begun).logprobs(model, packed(0, 2)))
     assert [module.training for module in model.modules()] == flags
     assert not told.requires_grad
@@ -143,6 +146,41 @@ def test_in_another_batch_it_is_the_measured_difference(folder):
     for batch in (packed(3, 1, 0, 2), collate_chat(PAIRS, packed=False)):
         told, wanted = cached.logprobs(model, batch), live.logprobs(model, batch)
         assert (told - wanted).abs().max().item() < LAID * wanted.abs().max().item()
+
+
+def test_before_the_first_step_the_model_fills_its_own_cache(folder):
+    """So that a full fine-tune needs no second model in memory; then it learns, and the cache stays what it was."""
+    model, batch = chat_model().train(), packed(0, 1)
+    wanted = ModelReference(chat_model()).logprobs(model, batch)
+    cached = CachedReference(folder, identity="a")
+    assert cached.fill(model, [batch, batch], OwnReference()) == 4
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1
+    assert bits(cached.logprobs(model, batch)) == bits(wanted)
+    assert cached.fill(model, [], Never()) == 4
+
+
+def test_adapters_switched_off_are_the_model_that_training_began_with():
+    model = chat_model()
+    wanted = ModelReference(chat_model()).logprobs(model, packed(0, 1))
+    choose(model, Learn(language_lora=4, vision_lora=2, lora_dropout=0.5, projector=False))
+    model.train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+    told = AdapterOffReference(without_adapters).logprobs(model, packed(0, 1))
+    assert bits(told) == bits(wanted)
+    assert (ModelReference(model).logprobs(model, packed(0, 1)) - wanted).abs().max() > 1
+
+
+def test_adapters_off_is_refused_where_more_than_adapters_learns():
+    model = chat_model()
+    choose(model, Learn(language_lora=4, vision=False))
+    with pytest.raises(ConfigError, match=r"6 parameters that are no adapters learn too, the first mlp1\.0\.weight"):
+        AdapterOffReference(without_adapters).logprobs(model, packed(0, 1))
 
 
 def test_only_what_is_missing_is_computed(folder):

@@ -45,16 +45,16 @@ class Sft:
 
     def totals(self, batch: Batch) -> dict[str, float]:
         chat = _conversations(batch)
-        counted = predicted(chat)
+        counted = counts(chat)
         return {"weight": float((chat.weights * counted).double().sum()), "tokens": float(counted.sum())}
 
     def loss(self, model: nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
         chat = _conversations(batch)
         with _watched(model, self.aim.router) as routers:
             logprobs = read(model, chat, self.normalisation)
-        counted = predicted(chat)
+        counted = counts(chat)
         value = _share(sft(logprobs, chat.weights * counted), totals["weight"])
-        metrics = {"nll": _share(-logprobs.detach().sum(), totals["tokens"])}
+        metrics = {"nll": _share(sft(logprobs.detach(), counted), totals["tokens"])}
         if routers:
             uneven = _share(_balance(model, routers, chat) * counted.sum(), totals["tokens"])
             value, metrics = value + self.aim.router * uneven, {**metrics, "balance": uneven.detach()}
@@ -132,7 +132,7 @@ class Preferences:
 
     def _weights(self, batch: ChatBatch) -> Tensor:
         """(pairs, 2) the weights of all learnt tokens of each answer together."""
-        return segment_sums(batch.weights * predicted(batch), batch.lengths).view(-1, 2)
+        return segment_sums(batch.weights * counts(batch), batch.lengths).view(-1, 2)
 
     def _moved(self, chosen: Tensor, rejected: Tensor, counted: Tensor) -> float:
         """Delta, after it has taken in the mean reward of this micro-batch on every rank."""
@@ -154,9 +154,9 @@ class Preferences:
         }
 
 
-def predicted(batch: ChatBatch) -> Tensor:
-    """(B, T) bool: the targets that something stands before which could predict them."""
-    learnt = batch.targets != NOT_LEARNT
+def counts(batch: ChatBatch) -> Tensor:
+    """(B, T) bool: the targets that weigh something, and that something stands before which could predict them."""
+    learnt = (batch.targets != NOT_LEARNT) & (batch.weights != 0)
     learnt[:, 0] = False
     if batch.lengths is not None:
         starts = torch.tensor(batch.lengths[:-1], dtype=torch.long, device=learnt.device).cumsum(dim=0)

@@ -1,7 +1,7 @@
 """What preferences are compared with: the log-probabilities of the model as it was before it learnt from them.
 
     ModelReference        a second model                      twice the weights in memory
-    AdapterOffReference   the same model, adapters off        nothing more in memory; for LoRA alone
+    AdapterOffReference   the same model, adapters off        nothing more in memory; where only adapters learn
     CachedReference       numbers on disk                     computed once, by one of the others or in a pass before
 
 No reference drops a path or anything else, and none learns.
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from internvl.data.batch import ChatBatch
 from internvl.data.image import Normalisation, normalise
-from internvl.errors import TrainingError, UsageError
+from internvl.errors import ConfigError, TrainingError, UsageError
 from internvl.models.attention import Packing
 from internvl.models.chat import ChatModel
 from internvl.training.objectives import segment_sums
@@ -70,6 +70,8 @@ class ModelReference:
 class AdapterOffReference:
     """The model that learns, without what it has learnt: `off(model)` is a block in which it is what it began as.
 
+    Raises `ConfigError` if more than adapters learns: that cannot be switched off.
+
     >>> AdapterOffReference(without_adapters)  # doctest: +SKIP
     """
 
@@ -81,7 +83,25 @@ class AdapterOffReference:
 
     @torch.no_grad()
     def logprobs(self, model: nn.Module, batch: ChatBatch) -> Tensor:
+        learnt = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_" not in name]
+        if learnt:
+            raise ConfigError(
+                f"objective.reference is adapter_off, but {len(learnt)} parameters that are no adapters learn too, the "
+                f"first {learnt[0]}; freeze them (learn.projector=false), or set objective.reference=model or cache"
+            )
         with evaluating(model), self.off(model):
+            return segment_sums(read(model, batch, self.normalisation), batch.lengths)
+
+
+class OwnReference:
+    """The model that learns, as it is now: before its first step it is its own reference, to fill a cache with."""
+
+    def __init__(self, *, normalisation: Normalisation = "imagenet") -> None:
+        self.normalisation: Normalisation = normalisation
+
+    @torch.no_grad()
+    def logprobs(self, model: nn.Module, batch: ChatBatch) -> Tensor:
+        with evaluating(model):
             return segment_sums(read(model, batch, self.normalisation), batch.lengths)
 
 
@@ -148,12 +168,19 @@ class CachedReference:
     def fill(self, model: nn.Module, batches: Iterable[ChatBatch], live: Reference) -> int:
         """Compute what is not known of these batches, as a pass before training; how many segments are known then.
 
-        All ranks must have the same number of batches.
+        With `OwnReference` before the first step, no second model is needed. A rank whose batches are used up goes on
+        with its last one until all are done.
         """
         before, self.live = self.live, live
+        last, left = None, iter(batches)
         try:
-            for batch in batches:
-                self.logprobs(model, batch)
+            while self.world.any((batch := next(left, None)) is not None):
+                last = batch or last
+                if last is None:
+                    raise TrainingError(
+                        f"rank {self.world.rank} has no batch to compute a reference of; use fewer ranks"
+                    )
+                self.logprobs(model, last)
         finally:
             self.live = before
         return len(self)
