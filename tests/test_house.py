@@ -48,6 +48,7 @@ LONG_FILES: dict[str, str] = {
 LONG_FUNCTIONS: dict[str, str] = {
     "cli/chat.py:chat": "one line for each option",
     "cli/eval.py:evaluate": "one line for each option",
+    "cli/prefer.py:prefer": "one line for each option",
     "nano/form.py:published_config": "a file, written out",
 }
 CROWDED_FUNCTIONS: dict[str, str] = {

@@ -76,7 +76,6 @@ def prefer(
     them anew. torchrun --nproc-per-node 8 -m internvl prefer ...  (each process answers a part)
     """
     from internvl.evaluation.preference_pairs import Counts
-    from internvl.evaluation.preference_samples import samples_file
     from internvl.evaluation.ranks import Ranks
 
     modes = _modes(how, mode, form, pairs, keep)
@@ -84,7 +83,7 @@ def prefer(
         data=data, how=how, form=form or "final", samples=samples or (1 if how == "dropout" else 8),
         keep=0.5 if keep is None else keep, limit=limit,
     )  # fmt: skip
-    _check(source, samples, out)
+    _check(source, samples, pairs, out)
     sampling = _sampling(temperature, top_k, max_new_tokens, seed, how, remote=endpoint is not None)
     counts, ranks = Counts(), Ranks.here()
     here = {"--batch-size": batch_size, "--device": device, "--dtype": dtype}
@@ -97,7 +96,7 @@ def prefer(
         else:
             _refuse(here, "is for a model on this machine, but --endpoint asks a server")
             sampler = _remote(endpoint, model, shown, sampling, counts, there, how)
-        _gather(source, sampler, samples_file(out, ranks), counts, ranks)
+        _gather(source, sampler, out, counts, ranks)
         ranks.wait()
     if ranks.rank == 0:
         _pair(source, out, modes, pairs or 15, seed, counts)
@@ -132,11 +131,13 @@ def _refuse(options: dict[str, Any], why: str) -> None:
             raise UsageError(f"{name} {'' if value is True else value}".rstrip() + f" {why}")
 
 
-def _check(source: Source, samples: int | None, out: Path) -> None:
+def _check(source: Source, samples: int | None, pairs: int | None, out: Path) -> None:
     if samples is not None and samples < 1:
         raise UsageError(f"--samples {samples}: expected at least 1")
     if source.limit is not None and source.limit < 1:
         raise UsageError(f"--limit {source.limit}: expected at least 1")
+    if pairs is not None and pairs < 1:
+        raise UsageError(f"--pairs {pairs}: expected at least 1")
     if not 0 < source.keep < 1:
         raise UsageError(f"--keep {source.keep}: expected a share between 0 and 1")
     if out.suffix != ".jsonl":
@@ -246,19 +247,22 @@ def _asks(source: Source, questions: Iterable[Question]) -> Iterator[Ask]:
             yield from (Ask(question, prompt, number) for number in range(source.samples))
 
 
-def _gather(source: Source, sampler: Sampler, path: Path, counts: Counts, ranks: Ranks) -> None:
+def _gather(source: Source, sampler: Sampler, out: Path, counts: Counts, ranks: Ranks) -> None:
     from internvl.cli.terminal import waiting
-    from internvl.evaluation.preference_samples import gather
+    from internvl.evaluation.preference_samples import gather, samples_file, samples_files
 
     settings: dict[str, Any] = {"how": source.how}
     settings |= {"keep": source.keep} if source.how == "dropout" else {"form": source.form}
+    path = samples_file(out, ranks)
+    beside = [other for other in samples_files(out) if other != path]
     total = sum(1 for _ in _questions(source)) * source.samples // ranks.world
     heard = counts if ranks.rank == 0 else None
     own = (one for place, one in enumerate(_questions(source, heard)) if place % ranks.world == ranks.rank)
     with waiting("answering") as advance:
         done = 0
         try:
-            for done, _ in enumerate(gather(_asks(source, own), sampler, path, settings), start=1):
+            new = gather(_asks(source, own), sampler, path, settings, beside=beside)
+            for done, _ in enumerate(new, start=1):
                 advance(done, total)
         except KeyboardInterrupt:
             print(f"internvl: {done} answers are in {path}; the same command goes on from there", file=sys.stderr)

@@ -75,17 +75,19 @@ class Sampler(Protocol):
 Refused = Callable[[Question, InternVLError], None]
 
 
-def gather(asks: Iterable[Ask], sampler: Sampler, path: Path, settings: Mapping[str, Any]) -> Iterator[Given]:
-    """Answer what has no answer in `path` yet, one by one into that file; yields what is new.
+def gather(
+    asks: Iterable[Ask], sampler: Sampler, path: Path, settings: Mapping[str, Any], *, beside: Iterable[Path] = ()
+) -> Iterator[Given]:
+    """Answer what has no answer in `path` yet, nor in a file `beside` it, one by one into `path`; yields what is new.
 
-    `UsageError` where the file was begun with other settings.
+    `UsageError` where one of the files was begun with other settings.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {"settings": {**settings, **sampler.describe()}}
     with open_alone(path) as file:
         if not file.tell():
             append(file, path, told)
-        known = {(row["key"], row["number"]) for row in read_samples([path], told["settings"])}
+        known = {(row["key"], row["number"]) for row in read_samples([path, *beside], told["settings"])}
         for given in sampler.answer(ask for ask in asks if (ask.question.key, ask.number) not in known):
             ask = given.ask
             row = {"key": ask.question.key, "number": ask.number, "row": ask.question.origin, "response": given.text}
@@ -97,7 +99,9 @@ def read_samples(paths: Iterable[Path], settings: Mapping[str, Any] | None = Non
     """All answers of some files, which must have been begun with the same settings."""
     for path in paths:
         lines = whole_lines(path)
-        _, head = next(lines, ("", {}))
+        _, head = next(lines, ("", None))
+        if head is None:
+            continue  # another process has only just made it
         found = head.get("settings")
         settings = found if settings is None else json.loads(json.dumps(settings))
         if not isinstance(found, dict) or settings is None:
