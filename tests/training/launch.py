@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.conftest import REPOSITORY
 
 
-def launch(module: str, size: int, *arguments: str | Path, seconds: int = 150) -> list[str]:
+def launch(module: str, size: int, *arguments: str | Path, seconds: int = 240) -> list[str]:
     """`python -m module arguments` on `size` ranks of one machine; what each printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -30,8 +30,9 @@ class Ran:
     weights: dict[str, Tensor]
 
     def far_from(self, other: "Ran") -> tuple[float, float]:
-        """The largest difference of losses, and of weights."""
-        losses = max(abs(a - b) for a, b in zip(self.losses, other.losses, strict=True))
+        """The largest difference of losses and norms, and of weights. AdamW does not see a factor on all gradients."""
+        ours, theirs = self.losses + self.norms, other.losses + other.norms
+        losses = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
         assert self.weights.keys() == other.weights.keys()
         return losses, max(float((self.weights[n] - other.weights[n]).abs().max()) for n in self.weights)
 

@@ -14,6 +14,8 @@ from safetensors import safe_open
 
 import internvl
 from internvl.errors import CheckpointError, DamagedFile, KeyMismatch, UsageError
+from internvl.models.chat import ChatModel
+from internvl.models.quantized import QuantizedLinear
 from internvl.training.checkpoint import Saver, best, latest, restore, steps
 from internvl.training.parallel import rng_state, set_rng_state
 from internvl.weights import adapters
@@ -100,6 +102,30 @@ def test_frozen_weights_keep_their_type(tmp_path):
         parameter.data.zero_()
     restore(path, model, optimizer)
     assert equal(before, dict(model.state_dict()))
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_quantised_layers_under_adapters(tmp_path, bits):
+    """A checkpoint like any other, of what they stand for; restored, they hold the same codes."""
+
+    def quantised(seed: int) -> ChatModel:
+        model = tiny(rank=4, seed=seed)
+        for layer in adapters.adapted(model).values():
+            layer.base_layer = QuantizedLinear(layer.base_layer, bits)
+        return model
+
+    model, other = quantised(0), quantised(3)
+    optimizer, fresh = optimizer_of(model), optimizer_of(other)
+    train(model, optimizer)
+    path = saved(tmp_path, 3, model, optimizer)
+    plain = internvl.load(path / "model", dtype="float32")
+    assert equal(dict(model.state_dict()), dict(plain.state_dict()))
+    restore(path, other, fresh)
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), other.buffers(), strict=True))
+    again = train(other, fresh)
+    went_on = train(model, optimizer)
+    assert again.losses == went_on.losses
+    assert equal(again.weights, went_on.weights)
 
 
 def test_adapters_with_another_scale_come_back_exactly(tmp_path):

@@ -76,6 +76,12 @@ def resuming(out: Path, world: World) -> None:
     restore(found, model, optimizer, world)
     Saver(out / "one-two", keep=2, world=world).save(3, model, optimizer, {}, wait=True)
 
+    node = replace(world, node_size=1)
+    model = parallelise(tiny("llama", seed=2), Parallel(shard="hybrid"), node, dtype="fp32")
+    optimizer = optimizer_of(model)
+    restore(found, model, optimizer, world)
+    Saver(out / "one-copies", keep=2, world=world).save(3, model, optimizer, {}, wait=True)
+
 
 def failing(out: Path, world: World) -> None:
     """One rank's disk is full; both hear of it, and a later save is whole."""
@@ -145,7 +151,7 @@ def greedy(model: nn.Module, count: int) -> list[int]:
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    with start_world("cpu", patience=timedelta(seconds=60)) as world:
+    with start_world("cpu", patience=timedelta(seconds=120)) as world:
         for work in (telling, trainings, resuming, failing, answering):
             work(out, world)
 

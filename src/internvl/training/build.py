@@ -26,7 +26,7 @@ from internvl.training.config import Data, TrainConfig
 from internvl.training.learn import choose, table
 from internvl.training.loop import Trainer, memory_used
 from internvl.training.lora import without_adapters
-from internvl.training.model_folder import reshard, whole_tensors
+from internvl.training.model_folder import reshard, whole_handles
 from internvl.training.objective import Objective
 from internvl.training.optim import adamw, scaler_for
 from internvl.training.pair_objectives import PairLoss
@@ -34,7 +34,6 @@ from internvl.training.parallel import World, parallelise
 from internvl.training.reference import AdapterOffReference, CachedReference, ModelReference, Reference
 from internvl.training.start import Beginning, begin
 from internvl.weights import adapters
-from internvl.weights.files import Handle
 from internvl.weights.formats import TABLE
 from internvl.weights.load import own_format
 from internvl.weights.writing import Content, Options, write_checkpoint
@@ -278,10 +277,9 @@ def publish(parts: Parts, folder: Path, world: World) -> None:
     """Write the trained model in its published layout, each tensor in the type it had before training."""
     model: Any = parts.trainer.model
     reshard(model)
-    tensors = whole_tensors(model, keep=world.rank == 0)
+    handles = whole_handles(model, keep=world.rank == 0)
     if world.rank == 0:
         encoding = None if parts.encoder is None else parts.encoder.config
-        handles = {name: Handle.of(tensor) for name, tensor in tensors.items()}
         content = Content(model.config, handles, model.origin, encoding, adapters.scales(model))
         write_checkpoint(folder, content, TABLE[own_format(model)], Options(replace=True))
     world.barrier()

@@ -30,10 +30,12 @@ from torch import Tensor, nn
 
 from internvl.data.encode import EncoderConfig
 from internvl.errors import CheckpointError, DamagedFile, InternVLError, KeyMismatch, UsageError
-from internvl.training.model_folder import Write, published, read_published, reshard, whole_tensors
+from internvl.models.quantized import QuantizedLinear
+from internvl.training.model_folder import Write, places, published, read_published, reshard, whole_handles
 from internvl.training.parallel import rng_state, set_rng_state
 from internvl.training.shards import Piece, Shards, piece_of, write_pieces, writes
 from internvl.training.world import PATIENCE, World
+from internvl.weights.files import Handle
 from internvl.weights.rules import some
 
 STEP = re.compile(r"step-(\d{6,})")
@@ -41,8 +43,8 @@ UNFINISHED = ".tmp"
 BEST = "best.json"
 ADAPTER = ".lora_"
 
-Describe = Callable[[nn.Module, Mapping[str, Tensor]], Write]
-"""From a model and its tensors, whole and on the CPU, to what writes them into a folder (in another thread)."""
+Describe = Callable[[nn.Module, Mapping[str, Handle]], Write]
+"""From a model and its whole tensors to what writes them into a folder (in another thread)."""
 Read = Callable[[Path], Iterator[tuple[str, Tensor]]]
 """From the folder of a model to its tensors, by our names."""
 
@@ -163,7 +165,7 @@ class Saver:
         for parameter, moments in optimizer.state.items():
             kept |= {f"{kind}/{names[parameter]}": moment for kind, moment in moments.items()}
         pieces = {name: _copied(piece_of(tensor)) for name, tensor in kept.items() if writes(tensor, rank)}
-        tensors = whole_tensors(model, keep=rank == 0)
+        tensors = whole_handles(model, keep=rank == 0)
         return _Snapshot(
             step=step,
             state={"step": step, "ranks": self.world.size, "learnt": learnt, "state": state},
@@ -283,7 +285,7 @@ def restore(
     names = {parameter: name for name, parameter in model.named_parameters()}
     _same_learnt(folder, told["learnt"], [names[p] for group in optimizer.param_groups for p in group["params"]])
     reshard(model)
-    targets = model.state_dict()
+    targets = places(model)
     # One tensor under several names (the A of layers that a layout stores as one) is filled once, under the first.
     again = {name for name, p in model.named_parameters(remove_duplicate=False) if names[p] != name}
     missing = set(targets) - again
@@ -295,7 +297,9 @@ def restore(
             missing.discard(name)
     for name in sorted(missing):
         if f"exact/{name}" in shards:
-            shards.fill(f"exact/{name}", targets[name])
+            target = targets[name]
+            assert isinstance(target, Tensor)
+            shards.fill(f"exact/{name}", target)
             missing.discard(name)
     if missing:
         raise KeyMismatch(f"{folder}: {len(missing)} tensors of the model are missing: {some(sorted(missing))}")
@@ -322,7 +326,9 @@ def _same_learnt(folder: Path, before: list[str], now: list[str]) -> None:
         raise KeyMismatch(f"{folder}: did not learn {some(new)}, which learns now; keep `learn` as it was")
 
 
-def _fill(name: str, target: Tensor, tensor: Tensor, folder: Path) -> None:
+def _fill(name: str, target: Tensor | QuantizedLinear, tensor: Tensor, folder: Path) -> None:
+    if isinstance(target, QuantizedLinear):
+        return target.take(tensor)  # the same codes: what they stand for was saved
     if tensor.shape != target.shape:
         raise KeyMismatch(f"{folder}: {name} is {list(tensor.shape)}, and {list(target.shape)} in the model")
     piece = piece_of(target)

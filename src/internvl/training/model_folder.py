@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from internvl.data.encode import EncoderConfig
+from internvl.models.quantized import QuantizedLinear
 from internvl.weights import adapters
 from internvl.weights.checkpoint import open_checkpoint
 from internvl.weights.files import Handle
@@ -21,23 +22,19 @@ from internvl.weights.writing import Content, Options, write_checkpoint
 Write = Callable[[Path], None]
 
 
-def published(model: Any, tensors: Mapping[str, Tensor], encoding: EncoderConfig | None = None) -> Write:
+def published(model: Any, tensors: Mapping[str, Handle], encoding: EncoderConfig | None = None) -> Write:
     """Writes a model in the layout it came from, each tensor in the type it is held in.
 
     Rules of a layout join tensors of one part, so a part is stored in the widest type among its tensors.
     """
     widest: dict[str, torch.dtype] = {}
-    for name, tensor in tensors.items():
+    for name, handle in tensors.items():
         part = name.partition(".")[0]
-        if tensor.is_floating_point():
-            widest[part] = torch.promote_types(widest.get(part, tensor.dtype), tensor.dtype)
+        if handle.dtype.is_floating_point:
+            widest[part] = torch.promote_types(widest.get(part, handle.dtype), handle.dtype)
     handles = {
-        name: Handle(
-            tuple(tensor.shape),
-            widest[name.partition(".")[0]] if tensor.is_floating_point() else tensor.dtype,
-            lambda tensor=tensor: tensor,
-        )
-        for name, tensor in tensors.items()
+        name: replace(handle, dtype=widest[name.partition(".")[0]]) if handle.dtype.is_floating_point else handle
+        for name, handle in tensors.items()
     }
     # Without what the tensors were once stored in, each is written as it is; and a tower outside is written too.
     origin = None if model.origin is None else replace(model.origin, dtypes={}, our_dtypes={}, tower=None)
@@ -60,15 +57,48 @@ def reshard(model: nn.Module) -> None:
             module.reshard()
 
 
-def whole_tensors(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
-    """The whole tensors of a model on the CPU, gathered one at a time; only a rank that keeps them holds them."""
+@torch.no_grad()
+def whole_handles(model: nn.Module, *, keep: bool) -> dict[str, Handle]:
+    """The whole tensors of a model as they are now, sharded ones gathered one at a time; of a rank that keeps them.
+
+    What learns or is sharded is copied to host memory. The rest never changes and is read when it is written; so is
+    what a quantised layer stands for, which would not fit into memory all at once.
+    """
     from torch.distributed.tensor import DTensor
 
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if keep:
-            stays = name in frozen and whole.device.type == "cpu"  # nobody writes to it
-            tensors[name] = whole if stays else whole.to("cpu", copy=True)
-    return tensors
+    handles: dict[str, Handle] = {}
+    for name, tensor, module in _tensors(model):
+        if isinstance(module, QuantizedLinear) and name.endswith(".weight"):
+            handle = Handle(tuple(tensor.shape), tensor.dtype, lambda module=module: module.weight)
+        elif isinstance(tensor, DTensor):
+            whole = tensor.full_tensor()
+            handle = Handle.of(whole.to("cpu", copy=True)) if keep else None
+        elif tensor.requires_grad or not isinstance(tensor, nn.Parameter):
+            handle = Handle.of(tensor.to("cpu", copy=True)) if keep else None
+        else:
+            handle = Handle.of(tensor)
+        if keep and handle is not None:
+            handles[name] = handle
+    return handles
+
+
+def whole_tensors(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+    """The tensors themselves, all at once, on the CPU."""
+    return {name: handle.read().detach().to("cpu") for name, handle in whole_handles(model, keep=keep).items()}
+
+
+def places(model: nn.Module) -> dict[str, Tensor | QuantizedLinear]:
+    """Where each tensor of a model goes when it is read; a quantised layer takes its weight itself."""
+    return {
+        name: module if isinstance(module, QuantizedLinear) and name.endswith(".weight") else tensor.detach()
+        for name, tensor, module in _tensors(model)
+    }
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
+    """`state_dict`, one module at a time; parameters themselves."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        held: dict[str, Any] = {}
+        module._save_to_state_dict(held, f"{prefix}." if prefix else "", True)  # pyright: ignore[reportPrivateUsage]
+        for name, tensor in held.items():
+            yield name, tensor, module
