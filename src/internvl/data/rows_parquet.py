@@ -98,7 +98,7 @@ def _even(arrow: Any, batches: Iterator[Any]) -> Iterator[Any]:
     held: list[Any] = []
     for batch in batches:
         held.append(arrow.Table.from_batches([batch]))
-        if sum(table.num_rows for table in held) >= COPIED:
+        while sum(table.num_rows for table in held) >= COPIED:
             whole = arrow.concat_tables(held)
             yield _plain(arrow, whole.slice(0, COPIED))
             held = [whole.slice(COPIED)]

@@ -89,11 +89,14 @@ def _entries(source: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _members(source: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Member by member; `tarfile` would keep them all."""
+    """Member by member; `tarfile` would keep them all, and takes a damaged head of one for the end."""
     with tarfile.open(fileobj=source, mode="r:") as tar:
         while (member := tar.next()) is not None:
             yield member
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
+        source.seek(tar.offset)  # pyright: ignore[reportAttributeAccessIssue]
+        if source.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError("what follows is no member")
 
 
 def _row(members: list[tuple[str, int, int]], read: Callable[[str, int, int], bytes], name: str) -> dict[str, Any]:
