@@ -63,12 +63,9 @@ class PrepareChat:
         if not 1 <= self.frames[0] <= self.frames[1]:
             raise ConfigError(f"frames is {self.frames}; expected the fewest and the most, at least 1")
         self._check(self.max_tiles)
-        old = self.encoder.config
-        least = old.min_tiles if self.min_tiles is None else self.min_tiles
-        most = old.max_tiles if self.max_tiles is None else self.max_tiles
-        if (least, most) != (old.min_tiles, old.max_tiles):
-            config = replace(old, min_tiles=least, max_tiles=most)
-            object.__setattr__(self, "encoder", Encoder(self.encoder.tokenizer, config))
+        asked = {"min_tiles": self.min_tiles, "max_tiles": self.max_tiles}
+        if changes := {name: value for name, value in asked.items() if value is not None}:
+            object.__setattr__(self, "encoder", self.encoder.changed(**changes))
 
     def __call__(
         self, record: Conversation | Preference, source: Source, position: int, *, index: int, seed: int
