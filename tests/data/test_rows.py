@@ -482,6 +482,7 @@ def _answer(opened, pipe):
     pipe.send([json.dumps(opened[at], default=str) for at in range(len(opened))])
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on: this process has threads
 @pytest.mark.parametrize("way", ["fork", "spawn"])
 def test_other_processes_read_the_same(tmp_path, way):
     (tmp_path / "p.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
