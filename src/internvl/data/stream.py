@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -70,6 +70,8 @@ class State:
     """Groups that are complete, but not yet used."""
     held: tuple[tuple[int, ...], ...] = ()
     """Samples that wait in the former."""
+    counted: tuple[int, ...] = ()
+    """Of `left`: those that the ledger has counted already."""
     ledger: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -142,6 +144,7 @@ class Stream:
             "taken": state.taken,
             "ready": [list(group) for group in state.ready],
             "held": [list(group) for group in state.held],
+            "counted": list(state.counted),
             "ledger": dict(state.ledger),
         }
 
@@ -164,9 +167,8 @@ class Stream:
         if len(found) == self.world:
             self._state = found[self.rank]
         else:
-            left, start = _not_used(found)
             ledger = merged([state.ledger for state in found]) if self.rank == 0 else self._state.ledger
-            self._state = State(self.rank, self.world, left, start, ledger=ledger)
+            self._state = replace(_not_used(found), rank=self.rank, world=self.world, ledger=ledger)
         self.ledger.restore(dict(self._state.ledger))
 
     def _marks(self) -> list[Any]:
@@ -181,7 +183,7 @@ class Stream:
         order = Order(begun.left, begun.start, self.end)
         again = list(chain.from_iterable((*begun.ready, *begun.held)))
         positions = chain(again, order.dealt(self.rank, self.world, begun.taken))
-        task = Task(self.mixture, self.prepare, self.seed)
+        task, counted = Task(self.mixture, self.prepare, self.seed), frozenset(begun.counted)
         self.ledger.restore(dict(begun.ledger))
         with closing(outcomes(task, positions, self.workers, self.start_method)) as found:
             known = {position: _once_more(next(found)) for position in again}
@@ -201,13 +203,13 @@ class Stream:
                     ready.extend(self.former.flush())
                 else:
                     taken += 1
-                    ready.extend(self._entered(outcome))
+                    ready.extend(self._entered(outcome, counted))
 
     def _after(self, begun: State, taken: int, ready: Iterable[Sequence[Prepared]]) -> State:
         held = self.former.held()
         return replace(begun, taken=taken, ready=_positions(ready), held=_positions(held), ledger=self.ledger.state())
 
-    def _entered(self, outcome: Outcome) -> list[list[Prepared]]:
+    def _entered(self, outcome: Outcome, counted: Container[int]) -> list[list[Prepared]]:
         """The groups that a sample completes; a row without one is entered into the ledger."""
         error, complete = outcome.error, []
         if outcome.sample is not None:
@@ -215,7 +217,9 @@ class Stream:
                 complete = self.former.add(outcome.sample)
             except ContextOverflow as overflow:
                 error = overflow
-        if error is None:
+        if error is None and outcome.position in counted:
+            pass
+        elif error is None:
             whole = getattr(outcome.sample, "shortened_from", None)
             if whole is not None:
                 self.ledger.overlong(outcome.source, outcome.origin, whole, kept=True)
@@ -252,15 +256,24 @@ def _read(state: Mapping[str, Any]) -> State:
         taken=state["taken"],
         ready=tuple(tuple(group) for group in state["ready"]),
         held=tuple(tuple(group) for group in state["held"]),
+        counted=tuple(state["counted"]),
         ledger=state["ledger"],
     )
 
 
-def _not_used(states: Sequence[State]) -> tuple[tuple[int, ...], int]:
-    """The positions that no batch has had, as those left behind, in order, and where all the others begin."""
+def _not_used(states: Sequence[State]) -> State:
+    """What is left when ranks change: the positions that no batch has had, and where all the others begin."""
     world, order = len(states), Order(states[0].left, states[0].start, None)
     # Ranks read at different speeds: `read` is the first place of the order from which on none has.
     read = max((state.rank + (state.taken - 1) * world + 1 for state in states if state.taken), default=0)
     passed_over = [order[index] for index in range(read) if index // world >= states[index % world].taken]
     waiting = [position for state in states for group in (*state.ready, *state.held) for position in group]
-    return tuple(sorted([*waiting, *passed_over, *order.left[read:]])), order.start + max(0, read - len(order.left))
+    left = sorted([*waiting, *passed_over, *order.left[read:]])
+    counted = {*waiting, *states[0].counted}
+    return State(
+        rank=0,
+        world=0,
+        left=tuple(left),
+        start=order.start + max(0, read - len(order.left)),
+        counted=tuple(position for position in left if position in counted),
+    )
