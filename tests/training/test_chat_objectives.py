@@ -23,6 +23,7 @@ from internvl.models.chat import ChatModel
 from internvl.training.chat_objectives import Preferences, Sft
 from internvl.training.config import Aim
 from internvl.training.objective import Objective
+from internvl.training.objectives import RunningMean
 from internvl.training.reference import ModelReference
 from internvl.training.world import World
 from internvl.weights.load import load
@@ -390,3 +391,22 @@ def two_steps(case, packed: bool) -> None:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter -= 0.05 * found[name]
+
+
+def test_planted_faults_are_caught(monkeypatch):
+    """The golden steps would notice a delta that is moved after the loss, and a tower that learns from one answer."""
+    [case, *_] = json.loads(golden("training/mpo_model.json").read_text())
+    update, features = RunningMean.update, ChatModel.image_features
+
+    def halved(self: ChatModel, pixels: Tensor) -> Tensor:
+        found = features(self, pixels)
+        return (found + found.detach()) / 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunningMean, "update", lambda self, *told: (self.mean, update(self, *told))[0])
+        with pytest.raises(AssertionError):
+            two_steps(case, packed=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(ChatModel, "image_features", halved)
+        with pytest.raises(AssertionError):
+            two_steps(case, packed=True)
