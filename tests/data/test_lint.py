@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from internvl.data.encode import Encoder
 from internvl.data.lint import lint
 from internvl.data.lint_report import report_html
 from internvl.data.lint_row import Examiner, Look, Seen
@@ -21,7 +22,7 @@ from internvl.data.lint_tally import Twice, spread
 from internvl.data.mixture import Source
 from internvl.data.prepare import PrepareChat
 from internvl.data.records import record
-from internvl.errors import InternVLError, UsageError
+from internvl.errors import ConfigError, InternVLError, UsageError
 from internvl.weights.load import load_encoder, load_tokenizer
 from tests.conftest import golden
 
@@ -131,7 +132,67 @@ def test_a_broken_rule_is_found_and_no_other(rule, tmp_path, pictures, encoder):
 
 def test_every_rule_is_broken_above():
     # What an encoder refuses after a record has passed needs a template that refuses; no clean row reaches it.
-    assert set(RULES) - set(BROKEN) == {"conversation"}
+    # Tile budgets are a source's, see below.
+    assert set(RULES) - set(BROKEN) == {"conversation", "source-tiles"}
+
+
+def test_a_budget_of_tiles_that_training_refuses(tmp_path, pictures, encoder):
+    """Of a source, for a model of one tile: both say so."""
+    fixed = Encoder(encoder.tokenizer, replace(encoder.config, dynamic=False))
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(CLEAN) + "\n")
+    source = Source(annotation=str(file), name="rows", root=str(pictures), max_tiles=4)
+    report = lint([source], Look(encoder=fixed))
+    assert [(one.rule, one.examples[0].origin) for one in report.findings] == [("source-tiles", "rows")]
+    prepare = PrepareChat(fixed, max_length=100)
+    with pytest.raises(ConfigError):
+        prepare(record(CLEAN, "conversation", origin="x"), source, 0, index=0, seed=0)
+    assert not lint([replace(source, max_tiles=1)], Look(encoder=fixed)).findings
+
+
+@pytest.mark.parametrize("clip", [None, [0.2, 0.8], [90.0, 95.0]])
+def test_videos(tmp_path, encoder, clip):
+    """As many frames as training takes at most; a part after the end is an error for both."""
+    import av
+
+    with av.open(str(tmp_path / "clip.mp4"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * number, np.uint8), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    row = said("<video>\nWhat happens?", "It grows brighter.", video="clip.mp4") | ({"clip": clip} if clip else {})
+    report, [source] = looked(tmp_path, [row], tmp_path, look=Look(encoder=encoder, frames=5))
+    prepare = PrepareChat(encoder, max_length=8192, frames=(5, 5))
+    if clip and clip[0] > 2:
+        assert [one.rule for one in report.findings] == ["media-unreadable"]
+        with pytest.raises(InternVLError):
+            prepare(record(row, "conversation", origin="x"), source, 0, index=0, seed=0)
+        return
+    assert not report.findings
+    sample = prepare(record(row, "conversation", origin="x"), source, 0, index=0, seed=0)
+    assert {one.name: one.total for one in report.spreads if one.name in ("tokens", "tiles")} == {
+        "tokens": sample.tokens, "tiles": 5,
+    }  # fmt: skip
+
+
+def test_pictures_that_are_in_the_file(tmp_path, pictures, encoder):
+    """A Parquet file that holds its pictures: looked at, compared and shown like any other."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    held = [(pictures / name).read_bytes() for name in ("0.png", "1.png", "broken.png", "0.png")]
+    rows = [
+        {"image": {"bytes": data, "path": None}, "conversations": said(f"What {place}?", "It.")["conversations"]}
+        for place, data in enumerate(held)
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    source = Source(annotation=str(tmp_path / "rows.parquet"), name="rows")
+    report = lint([source], Look(encoder=encoder))
+    assert [(one.rule, one.count) for one in report.findings] == [("media-unreadable", 1)]
+    page = report_html(report, [source], Look(encoder=encoder), facts={"data": "rows", "seed": "0"})
+    assert "a picture in the file" in page
 
 
 def test_clean_rows_have_no_findings(tmp_path, pictures, encoder):

@@ -31,6 +31,7 @@ from internvl.evaluation.preference_samples import (
     Ask,
     Given,
     LocalSampler,
+    Responses,
     Shown,
     beginning,
     continued,
@@ -223,20 +224,17 @@ def test_pairs_are_those_of_a_search(responses, most, seed):
     assert set(found.no_form) == {one for one in responses if "Final" not in one}
 
 
-def sample(question, number, response):
-    return {"key": question.key, "number": number, "response": response}
+def answers(given):
+    """What write_pairs asks, of a table."""
+    return lambda question: given.get(question, [])
 
 
 def test_files(folder):
     always, never = Question("q:2", "0.png", "Red?", "yes"), Question("q:3", ("0.png", "1.png"), "Blue?", "no")
     good, bad = "so\n\nFinal answer: {}".format, "so\n\nFinal answer: wrong"
-    samples = [
-        *(sample(QUESTION, number, text) for number, text in enumerate([good("4"), bad, "no form", bad])),
-        sample(always, 0, good("yes")),
-        sample(never, 0, bad),
-    ]
+    given = {QUESTION: [good("4"), bad, "no form", bad], always: [good("yes")], never: [bad]}
     counts, out = Counts(), folder / "pairs.jsonl"
-    write_pairs(out, [QUESTION, always, never], samples, Rules(form=FORMS["final"], modes=("vqa",)), counts)
+    write_pairs(out, [QUESTION, always, never], answers(given), Rules(form=FORMS["final"], modes=("vqa",)), counts)
     [pair] = lines("pairs.jsonl")
     assert (pair["chosen"], pair["rejected"], pair["answer_gt"]) == (good("4"), bad, "4")
     assert read(json.dumps(pair), "preference", origin="x").chosen.turns[-1][1] == good("4")
@@ -254,7 +252,7 @@ def test_nothing_half_written_is_left(folder):
 
     rules = Rules(form=FORMS["final"], modes=("vqa",))
     with pytest.raises(KeyboardInterrupt):
-        write_pairs(folder / "pairs.jsonl", broken(), [], rules, Counts())
+        write_pairs(folder / "pairs.jsonl", broken(), answers({}), rules, Counts())
     assert [path.name for path in folder.iterdir() if "pairs" in path.name] == []
 
 
@@ -264,12 +262,8 @@ def test_drop_out_keeps_half_of_the_words(folder):
     assert (ask.prompt, ask.prefix) == ("Why?", "one two")
     assert begun(replace(question, answer="one")) is None
     counts = Counts()
-    samples = [
-        sample(question, 0, " hundred"),
-        sample(question, 1, " three four five"),
-        sample(question, 2, " hundred"),
-    ]
-    write_dropout_pairs(folder / "p.jsonl", [question, replace(question, answer="one")], samples, 0.5, counts)
+    given = {question: [" hundred", " three four five", " hundred"]}
+    write_dropout_pairs(folder / "p.jsonl", [question, replace(question, answer="one")], answers(given), 0.5, counts)
     [pair] = lines("p.jsonl")
     assert (pair["question"], pair["chosen"], pair["rejected"]) == ("<image>\nWhy?", question.answer, "one two hundred")
     assert (counts.pairs, counts.too_short) == (1, 1)
@@ -355,6 +349,11 @@ def test_what_another_process_answered_is_not_asked_again(tmp_path):
     alone = Counting()
     list(gather(asks(), alone, tmp_path / "p.samples.jsonl", {"how": "x"}, beside=paths))
     assert len(alone.asked) == 4
+    found = Responses([*paths, tmp_path / "p.samples.jsonl"])
+    assert [found(asks()[place].question) for place in (0, 3, 6, 9)] == [
+        [f"{ask.prompt} {ask.number}" for ask in asks()[place : place + 3]] for place in (0, 3, 6, 9)
+    ]
+    assert found(QUESTION) == []
 
 
 def test_seeds_differ_and_depend_on_question_and_number_alone():
@@ -438,8 +437,9 @@ def test_pairs_of_nano_are_what_lint_and_training_read(folder, capsys, monkeypat
     truth = min(counts, key=lambda answer: counts[answer])
     rows = lines("q.jsonl")
     again = Question("q", "0.png", rows[0]["question"], truth)
-    samples = [sample(again, number, text) for number, text in enumerate(given[:4])]
-    write_pairs(folder / "t.jsonl", [again], samples, Rules(form=FORMS["plain"], modes=("vqa",)), Counts())
+    write_pairs(
+        folder / "t.jsonl", [again], answers({again: given[:4]}), Rules(form=FORMS["plain"], modes=("vqa",)), Counts()
+    )
     assert lines("t.jsonl")
     capsys.readouterr()
     assert run(["lint", "t.jsonl", "--strict"]) == 0

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -39,6 +39,7 @@ def lint(
     seed: Annotated[int, typer.Option(help="Of --rows.")] = 0,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a sample. Default: 8192; of a caption 80.")] = None,
     max_tiles: Annotated[int | None, typer.Option(help="Of a sample. Default: the model's.")] = None,
+    max_frames: Annotated[int, typer.Option(help="Of a video; as many are counted.")] = 32,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes that look at rows. 0: none besides this.")] = 0,
     examples: Annotated[int, typer.Option(help="Rows that are shown of each finding.")] = 3,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with pictures of the rows.")] = None,
@@ -60,7 +61,9 @@ def lint(
     if examples < 1:
         raise UsageError(f"--examples {examples}: expected at least 1")
     sources = _sources(data, kind, root)
-    look = _look(sources, model, max_length, max_tiles)
+    if max_frames < 1:
+        raise UsageError(f"--max-frames {max_frames}: expected at least 1")
+    look = replace(_look(sources, model, max_length, max_tiles), frames=max_frames)
     with _written(faults) as heard, _watching() as watch:
         shown = max(examples, 6) if html is not None else examples
         report = examine(sources, look, rows=rows, seed=seed, workers=workers, examples=shown, watch=watch, heard=heard)

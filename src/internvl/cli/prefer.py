@@ -274,16 +274,16 @@ def _pair(source: Source, out: Path, modes: tuple[str, ...], pairs: int, seed: i
     from dataclasses import asdict
 
     from internvl.evaluation.preference_pairs import Rules, write_dropout_pairs, write_pairs
-    from internvl.evaluation.preference_samples import read_samples, samples_files
+    from internvl.evaluation.preference_samples import Responses, samples_files
     from internvl.evaluation.preferences import FORMS
     from internvl.evaluation.store import write_whole
 
-    samples = read_samples(samples_files(out))
+    answers = Responses(samples_files(out))
     if source.how == "dropout":
-        write_dropout_pairs(out, _questions(source), samples, source.keep, counts)
+        write_dropout_pairs(out, _questions(source), answers, source.keep, counts)
     else:
         rules = Rules(form=FORMS[source.form], modes=modes, pairs=pairs, seed=seed)
-        write_pairs(out, _questions(source), samples, rules, counts)
+        write_pairs(out, _questions(source), answers, rules, counts)
     told = {"how": source.how, "modes": modes, **asdict(counts)}
     write_whole(out.with_name(f"{out.stem}.summary.json"), json.dumps(told, ensure_ascii=False, indent=1) + "\n")
 

@@ -110,6 +110,8 @@ def lint(
     sizes = [len(examiner.rows(number)) for number in range(len(sources))]
     tally = Tally(examiner, sources, sizes, examples, heard)
     places = _places(sizes, rows, seed)
+    if look.encoder is not None and not look.encoder.config.dynamic:
+        tally.refuse_tiles()
     total = sum(sizes) if rows is None else min(rows, sum(sizes))
     seen = _alone(examiner, places) if workers == 0 else _together(sources, look, places, workers)
     for done, one in enumerate(seen, start=1):
@@ -175,7 +177,7 @@ class Tally:
     def __init__(
         self, examiner: Examiner, sources: Sequence[Source], sizes: Sequence[int], most: int, heard: Heard | None
     ) -> None:
-        self._examiner, self._most, self._heard = examiner, most, heard
+        self._examiner, self._sources, self._most, self._heard = examiner, tuple(sources), most, heard
         self._parts = [
             Part(name=source.name or source.annotation, annotation=source.annotation, kind=source.kind, rows=size)
             for source, size in zip(sources, sizes, strict=True)
@@ -193,6 +195,12 @@ class Tally:
         for number, size in enumerate(sizes):
             if not size:
                 self._count(self._whole(number), Fault("source-empty", "no rows"))
+
+    def refuse_tiles(self) -> None:
+        """Training refuses such a source before its first row."""
+        for number, source in enumerate(self._sources):
+            if source.max_tiles is not None and source.max_tiles > 1:
+                self._count(self._whole(number), Fault("source-tiles", f"{source.max_tiles} tiles a sample"))
 
     def add(self, seen: Seen) -> None:
         self._looked[seen.source] += 1

@@ -45,6 +45,11 @@ class Fault:
 
 RULES: Mapping[str, Rule] = {
     "source-empty": Rule("error", "a source without rows", "correct its path, or take it out of the meta file"),
+    "source-tiles": Rule(
+        "error",
+        "a source with a tile budget of its own, for a model that sees every picture as one tile",
+        "take max_dynamic_patch out of the meta file",
+    ),
     "schema": Rule("error", "rows that are no record of their kind", "correct or remove them; see --kind"),
     "media-missing": Rule("error", "pictures or videos that are not there", "correct the path in the row, or root"),
     "media-unreadable": Rule(

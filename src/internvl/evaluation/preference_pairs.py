@@ -15,7 +15,7 @@ import contextlib
 import json
 import os
 import random
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -122,17 +122,18 @@ def pair_record(question: Question, prompt: str, chosen: str, rejected: str) -> 
     return {**image, **told, "answer_gt": question.answer, "question_orig": question.text, "from": question.origin}
 
 
-def write_pairs(
-    out: Path, questions: Iterable[Question], samples: Iterable[Mapping[str, Any]], rules: Rules, counts: Counts
-) -> None:
+Answers = Callable[[Question], Sequence[str]]
+"""The responses to a question."""
+
+
+def write_pairs(out: Path, questions: Iterable[Question], answers: Answers, rules: Rules, counts: Counts) -> None:
     """Judge all answers and write the four files; `counts` gets the figures."""
     if rules.pairs < 1:
         raise UsageError(f"pairs is {rules.pairs}; expected at least 1 a question")
-    responses = _by_question(samples)
     names = {"": out, **{part: out.with_name(f"{out.stem}.{part}.jsonl") for part in ("format", "unsolved", "right")}}
     with whole_files(names) as files:
         for question in questions:
-            given = responses.get(question.key, [])
+            given = answers(question)
             counts.questions += 1
             counts.responses += len(given)
             if given:
@@ -167,14 +168,6 @@ def _asked(question: Question) -> dict[str, Any]:
     return {**image, "question": question.text, "answer": question.answer}
 
 
-def _by_question(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The responses to each question in the order of their numbers, whoever gave them."""
-    found: dict[str, dict[int, str]] = {}
-    for row in samples:
-        found.setdefault(row["key"], {})[row["number"]] = row["response"]
-    return {key: [given[number] for number in sorted(given)] for key, given in found.items()}
-
-
 # ---- drop-out: an answer continued without the picture ---------------------------------------------------------------
 
 
@@ -198,14 +191,13 @@ def dropout_asks(question: Question, samples: int, keep: float = 0.5) -> Iterato
 
 
 def write_dropout_pairs(
-    out: Path, questions: Iterable[Question], samples: Iterable[Mapping[str, Any]], keep: float, counts: Counts
+    out: Path, questions: Iterable[Question], answers: Answers, keep: float, counts: Counts
 ) -> None:
     """The chosen answers, each against its own beginning continued without the picture."""
-    responses = _by_question(samples)
     with whole_files({"": out}) as files:
         for question in questions:
             counts.questions += 1
-            prefix, given = begun(question, keep), responses.get(question.key, [])
+            prefix, given = begun(question, keep), answers(question)
             if prefix is None:
                 counts.too_short += 1
                 continue

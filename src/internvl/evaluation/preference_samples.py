@@ -114,9 +114,40 @@ def read_samples(paths: Iterable[Path], settings: Mapping[str, Any] | None = Non
                 "--out, or say what it was"
             )
         for where, row in lines:
-            if not isinstance(row.get("key"), str) or not isinstance(row.get("response"), str):
+            kinds = {"key": str, "number": int, "response": str}
+            if any(type(row.get(name)) is not kind for name, kind in kinds.items()):
                 raise DataError(f"{path.parent / where}: no answer; delete the line, and it is asked for again")
             yield row
+
+
+class Responses:
+    """The answers of some files by question; of each, only where it stands is held in memory."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._places: dict[str, dict[int, tuple[Path, int]]] = {}
+        for path in paths:
+            for start, row in zip(islice(_starts(path), 1, None), read_samples([path]), strict=False):
+                self._places.setdefault(row["key"], {})[row["number"]] = (path, start)
+
+    def __call__(self, question: Question) -> list[str]:
+        """In the order of their numbers, whoever gave them."""
+        places = self._places.get(question.key, {})
+        found: list[str] = []
+        for number in sorted(places):
+            path, start = places[number]
+            with path.open("rb") as file:
+                file.seek(start)
+                found.append(json.loads(file.readline())["response"])
+        return found
+
+
+def _starts(path: Path) -> Iterator[int]:
+    """Where each line begins."""
+    with path.open("rb") as file:
+        start = 0
+        for line in file:
+            yield start
+            start += len(line)
 
 
 def samples_file(out: Path, ranks: Ranks) -> Path:
