@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from internvl.errors import KeyMismatch, ShapeMismatch, UsageError
+from internvl.errors import ConfigError, KeyMismatch, ShapeMismatch, UsageError
 from internvl.models.chat import ChatModel
+from internvl.models.layers import add_adapter
 from internvl.weights import adapters
 from internvl.weights.load import convert, load, save
 from tests.models.tiny import random_ids
@@ -108,6 +109,52 @@ def test_another_scale_is_written_as_the_layout_has_it(tmp_path):
     again = load(tmp_path / "out", device="cpu")
     assert isinstance(again, ChatModel)
     assert apart(answer(again), answer(model)) < CLOSE
+
+
+@pytest.mark.parametrize("form", [adapters.Form(3, 6.0, True), adapters.Form(4, 4.0), adapters.Form(4, 7.0, True)])
+def test_dora_and_another_alpha_are_stated(form, tmp_path):
+    tiny(tmp_path / "x", "qwen2")
+    model = load(tmp_path / "x", device="cpu", dtype="float32")
+    assert isinstance(model, ChatModel)
+    before = answer(model)
+    adapters.attach(model, {"language_model.": form})
+    shake_adapters(model)
+    for layer in adapters.adapted(model).values():
+        if (length := adapters.magnitude_of(layer)) is not None:
+            length.data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
+    assert apart(answer(model), before) > 1e-2
+    save(model, tmp_path / "lora")
+    assert read_config(tmp_path / "lora")["use_llm_lora"] == form.write() != form.rank
+    again = load(tmp_path / "lora", device="cpu", dtype="float32")
+    assert isinstance(again, ChatModel)
+    assert torch.equal(answer(again), answer(model))
+    save(again, tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(tmp_path / "lora")
+    adapters.merge(again)
+    assert apart(answer(again), answer(model)) < CLOSE
+
+
+def test_dora_sets_the_length_of_every_row():
+    """W' = m (W + s B A) / |W + s B A| (Liu et al. 2024): the merged weight has rows of the lengths m."""
+    base = torch.nn.Linear(8, 5)
+    model = torch.nn.Sequential(base)
+    layer = add_adapter(model, "0", 2, 3.0, dora=True)
+    length = adapters.magnitude_of(layer)
+    assert length is not None
+    length.data = torch.arange(1.0, 6.0)
+    merged = adapters.merged_weight(layer)
+    assert torch.allclose(merged.norm(dim=1), length, rtol=1e-6)
+    x = torch.randn(4, 8)
+    assert torch.allclose(layer(x), torch.nn.functional.linear(x, merged, base.bias), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [-1, "16", 1.5, {"rank": "a"}, {"alpha": 3.0}, {"rank": 4, "alpha": 0}, {"rank": 4, "dora": 1}, [4], 1 << 17],
+)
+def test_what_is_no_form_of_adapters(value):
+    with pytest.raises(ConfigError, match=r"use_llm_lora is .*expected the rank of the adapters"):
+        adapters.stated({"use_llm_lora": value}, "use_llm_lora")
 
 
 def test_adapters_put_on_a_plain_model_are_saved_with_it(tmp_path):
