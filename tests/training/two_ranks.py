@@ -1,4 +1,4 @@
-"""What each of two ranks does for `test_parallel.py`; what it found is written for the test to judge."""
+"""What each of two ranks does for `test_two_ranks.py`; what it found is written for the test to judge."""
 
 import json
 import resource
