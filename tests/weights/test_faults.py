@@ -58,7 +58,7 @@ def gate_and_up_exchanged(patch: pytest.MonkeyPatch) -> None:
 
 def alpha_forgotten(patch: pytest.MonkeyPatch) -> None:
     put = adapters.add_adapter
-    patch.setattr(adapters, "add_adapter", lambda model, name, rank, alpha, dora: put(model, name, rank, rank, dora=dora))
+    patch.setattr(adapters, "add_adapter", lambda model, name, rank, alpha, dora: put(model, name, rank, rank))
 
 
 def default(table: str, key: str, value: Any) -> Patch:
