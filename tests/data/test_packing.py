@@ -131,6 +131,23 @@ def test_packs_are_the_published_ones(row):
             assert not any(weights[tokens:])
 
 
+def below_the_limit(self, pack, sample):
+    tokens, tiles = (sum(getattr(member, name) for member in [*pack, sample]) for name in ("tokens", "tile_count"))
+    return tokens < self.max_tokens and tiles < self.max_tiles
+
+
+def tokens_alone(self, pack, sample):
+    return sum(member.tokens for member in [*pack, sample]) <= self.max_tokens
+
+
+@pytest.mark.parametrize("fault", [below_the_limit, tokens_alone], ids=lambda fault: fault.__name__)
+def test_planted_faults_are_caught(fault, monkeypatch):
+    rows = [row for row in ROWS if replay(row)[2] is None]
+    monkeypatch.setattr(Packer, "_fits", fault)
+    with pytest.raises(AssertionError):
+        list(map(test_packs_are_the_published_ones, rows))
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if replay(row)[2] is not None], ids=row_name)
 def test_where_the_original_cut_samples_ours_are_whole(row):
     """With `allow_overflow` the original put a sample into a pack that was too small for it and cut it: within the
