@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from internvl import recipes
 from internvl.cli.main import run
@@ -164,7 +165,7 @@ def test_help_is_light():
 def started(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *launcher, "-m", "internvl", "train", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, check=False, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
 
 
@@ -173,7 +174,24 @@ def small(folder: Path) -> list[str]:
 
 
 def test_a_run_from_the_command_line(data, tmp_path):
-    done = started("nano_lora", data, *small(tmp_path / "run"))
+    """With pictures among the held-out rows, and without."""
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "red.png")
+    held_out = tmp_path / "held_out.jsonl"
+    row = {"id": "p", "image": str(tmp_path / "red.png"), "conversations": CONVERSATION["conversations"]}
+    held_out.write_text(json.dumps(CONVERSATION) + "\n" + json.dumps(row) + "\n", encoding="utf-8")
+    done = started("nano_lora", data, f"data.held_out={held_out}", *small(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "finished after 2 steps" in done.stdout
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+    answers = (tmp_path / "run" / "held-out" / "step-000002.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["id"].partition(", id ")[2] for line in answers} == {"'a'", "'p'"}
+    written = (tmp_path / "run" / "config.txt").read_text(encoding="utf-8")
+    assert override(TrainConfig(), written.splitlines()).run.steps == 2
+
+
+def test_two_processes_from_the_command_line(data, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = started("nano_lora", data, "run.batch=2", *small(tmp_path / "run"), launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished after 2 steps") == 1
     assert (tmp_path / "run" / "model" / "config.json").is_file()

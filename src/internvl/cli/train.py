@@ -13,7 +13,11 @@ from internvl.cli.terminal import USER_MISTAKE
 from internvl.errors import InternVLError, UsageError
 
 if TYPE_CHECKING:
+    from internvl.evaluation.held_out import Answers
     from internvl.training.config import TrainConfig
+
+ASKED = 64
+"""Held-out questions that are answered at each evaluation, at most."""
 
 
 def train(
@@ -62,15 +66,56 @@ def train(
 def _run(config: TrainConfig) -> None:
     from internvl.training.run import train as run
 
-    result = run(config)
+    result = run(config, evaluate=held_out_answers(config))
     if rank() == 0:
         typer.echo(f"{result.ended} after {result.steps} steps; the model is {result.model}")
 
 
+def held_out_answers(config: TrainConfig) -> Answers | None:
+    """What asks the first questions of the held-out conversations while the model trains.
+
+    None where there are none, and under torchrun, where a sharded model only learns. Videos, and rows that cannot be
+    used, are not asked; the held-out loss counts them.
+    """
+    from internvl.data import media
+    from internvl.data.limits import OPEN
+    from internvl.data.mixture import Mixture
+    from internvl.data.prepare import allowing, placed
+    from internvl.data.records import Conversation, messages
+    from internvl.evaluation.held_out import Answers, Question, question
+    from internvl.training.build import held_out_sources, rows_of
+
+    sources = held_out_sources(config)
+    if not sources or rows_of(config) != "conversation" or world_size() > 1:
+        return None
+    mixture, asked = Mixture(sources, seed=0), list[Question]()
+    for position in range(min(len(mixture), config.data.held_out_rows, ASKED)):
+        place = mixture.place(position)
+        source = sources[place.source]
+        try:
+            record = mixture.record(place)
+            if isinstance(record, Conversation) and record.video is None:
+                limits = allowing(source.root, OPEN)
+                photos = [media.open_image(placed(image, source.root), limits) for image in record.images]
+                asked.append(question(record.id, messages(record, photos, max_tiles=source.max_tiles)))
+        except InternVLError:
+            continue
+    return Answers(asked, Path(config.run.out) / "held-out") if asked else None
+
+
 def rank() -> int:
     """Of this process, as torchrun says."""
-    told = os.environ.get("RANK", "0")
-    return int(told) if told.isdecimal() else 0
+    return _told("RANK", 0)
+
+
+def world_size() -> int:
+    """Processes that train together."""
+    return _told("WORLD_SIZE", 1)
+
+
+def _told(name: str, default: int) -> int:
+    told = os.environ.get(name, "")
+    return int(told) if told.isdecimal() else default
 
 
 def resolved(recipe: str, changes: list[str]) -> tuple[TrainConfig, str]:
@@ -108,8 +153,7 @@ def rehearsal(config: TrainConfig) -> str:
     from internvl.cli.plan import planned_or_none, render
     from internvl.training.build import sources
 
-    world = os.environ.get("WORLD_SIZE", "1")
-    planned = planned_or_none(config, int(world) if world.isdecimal() else 1)
+    planned = planned_or_none(config, world_size())
     lines = [f"{len(sources(config))} source(s) of data, result in {config.run.out}"]
     return "\n".join(lines if planned is None else [*lines, "", render(planned)])
 
