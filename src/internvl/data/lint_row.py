@@ -156,7 +156,8 @@ class Examiner:
             if found.chosen.turns[-1][1].strip() == found.rejected.turns[-1][1].strip():
                 facts.fault("same-answers", "chosen and rejected are the same")
         else:
-            facts.rest |= _keys(found, media) | {"system": found.turns[0][0] == "system"}
+            first = found.turns[0][0]
+            facts.rest |= _keys(found, media) | {"system": None if first == "pretrain" else first == "system"}
         whole = all(medium.fault is None for medium in media)
         measured = [self._measure(side, media, source, facts, whole) for side in sides]
         if all(counts is not None for counts in measured):

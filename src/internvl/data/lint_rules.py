@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from internvl.data.prompts import IMAGE, TEMPLATES, VIDEO, Role
+from internvl.data.prompts import IMAGE, SHOWN_TO, TEMPLATES, VIDEO, Role
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -142,29 +142,30 @@ def conversation_faults(turns: Sequence[tuple[Role, str]], media: int) -> Iterat
     yield from _order(turns)
     for place, (role, text) in enumerate(turns, start=1):
         where = f"turn {place}"
-        if not text.strip() and role == "assistant":
+        learnt = role in ("assistant", "pretrain")
+        if not text.strip() and learnt:
             yield Fault("empty-answer", f"{where} is empty")
         elif not text.strip() and role == "system":
             yield Fault("system-empty", f"{where} is empty")
         elif role == "user" and not media and not text.replace(IMAGE, "").replace(VIDEO, "").strip():
             yield Fault("empty-question", f"{where} is empty")
-        yield from text_faults(text, where, answer=role == "assistant")
+        yield from text_faults(text, where, answer=learnt)
         held = [mark for mark in (IMAGE, VIDEO) if mark in text]
-        if held and role != "user":
+        if held and role not in SHOWN_TO:
             yield Fault("placeholder-in-answer", f"{where} ({role}) holds {held[0]}")
 
 
 def _order(turns: Sequence[tuple[Role, str]]) -> Iterator[Fault]:
-    spoken = [role for role, _ in turns if role != "system"]
+    spoken = [role for role, _ in turns if role != "system"]  # a tool may speak whenever it was asked
     if not spoken or "assistant" not in spoken:
         return  # the record or the lack of a learnt token is the error
     if spoken[0] != "user":
         yield Fault("turn-order", "an answer comes first, without a question")
-    twice = next((place for place in range(1, len(spoken)) if spoken[place] == spoken[place - 1]), None)
+    twice = next((place for place in range(1, len(spoken)) if spoken[place] == spoken[place - 1] != "tool"), None)
     if twice is not None:
         yield Fault("turn-order", f"the {spoken[twice]} speaks twice in a row")
     if spoken[-1] != "assistant":
-        yield Fault("turn-order", "the last turn is a human's")
+        yield Fault("turn-order", f"the last turn is the {spoken[-1]}'s")
 
 
 def text_faults(text: str, where: str, *, answer: bool) -> Iterator[Fault]:
