@@ -54,7 +54,8 @@ class _Snapshot:
     """Everything that is to be written, in memory of its own."""
 
     step: int
-    state: dict[str, Any]
+    state: str
+    """JSON, made at once: what it was made of may change."""
     pieces: dict[str, Piece]
     metadata: dict[str, str]
     write_model: Write | None
@@ -168,7 +169,7 @@ class Saver:
         tensors = whole_handles(model, keep=rank == 0)
         return _Snapshot(
             step=step,
-            state={"step": step, "ranks": self.world.size, "learnt": learnt, "state": state},
+            state=json.dumps({"step": step, "ranks": self.world.size, "learnt": learnt, "state": state}) + "\n",
             pieces={name: piece for name, piece in pieces.items() if piece.rows.numel()},
             metadata={"random": json.dumps(rng_state())},
             write_model=self._describe(model, tensors) if rank == 0 else None,
@@ -196,7 +197,7 @@ class Saver:
         write_pieces(growing / "optim" / name, snapshot.pieces, snapshot.metadata)
         if snapshot.write_model is not None:
             snapshot.write_model(growing / "model")
-            (growing / "state.json").write_text(json.dumps(snapshot.state) + "\n", encoding="utf-8")
+            (growing / "state.json").write_text(snapshot.state, encoding="utf-8")
 
     def _finish(self, growing: Path) -> None:
         """Rank 0: everything to the disk, then the name, then what is no longer kept goes."""

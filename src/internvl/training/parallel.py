@@ -123,6 +123,11 @@ def _shard(model: nn.Module, parallel: Parallel, world: World, dtype: torch.dtyp
     """
     from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise UsageError(
+            f"torch {torch.__version__} cannot add up the gradients of shards as they are; upgrade torch, or use "
+            "parallel.shard=none"
+        )
     on_gpu = world.device.type == "cuda"
     # Plain numbers cannot be cut into rows, and quantised weights are not gathered in the training type.
     whole = {p for p in model.parameters() if p.ndim == 0 or not p.dtype.is_floating_point}
