@@ -78,7 +78,10 @@ def test_the_folder_of_a_run(tmp_path, capsys):
     """A run, and each of its checkpoints, has its model in model/."""
     shutil.copytree(golden("checkpoints/internlm2-lora"), tmp_path / "run" / "step-000200" / "model")
     (tmp_path / "run" / "step-000200" / "state.json").write_text("{}")
+    (tmp_path / "run" / "step-000300.tmp").mkdir()
     merged(tmp_path / "run" / "step-000200", tmp_path / "out", capsys=capsys)
+    merged(tmp_path / "run", tmp_path / "newest", capsys=capsys)
+    assert tree(tmp_path / "out") == tree(tmp_path / "newest")
     merged(golden("checkpoints/internlm2-lora"), tmp_path / "other", capsys=capsys)
     assert tree(tmp_path / "out") == tree(tmp_path / "other")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
-from internvl.errors import ConfigError
+from internvl.errors import ConfigError, MissingExtra
 from internvl.models.chat import ChatModel
 from internvl.models.quantized import QuantizedLinear
 from internvl.training.checkpoint import Saver, latest, restore
@@ -194,3 +196,9 @@ def test_only_the_layers_under_adapters_are_packed():
     model = adapted("qwen2-v2_5-bf16", quantize="int4")
     packed = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
     assert packed == {f"{name}.base_layer" for name in adapters.adapted(model)}
+
+
+def test_without_peft(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'internvl\[train\]'"):
+        adapted("qwen2-v2_5-bf16")

@@ -78,9 +78,11 @@ def merge_checkpoint(
 
 
 def _inside(path: Path) -> Path:
-    """The model of a training run, or of one of its checkpoints; any other folder is itself."""
-    model = path / "model"
-    return model if not (path / "config.json").is_file() and (model / "config.json").is_file() else path
+    """The model of a run (its result, else its newest checkpoint) or of one of its checkpoints; else the path itself."""
+    if not path.is_dir() or (path / "config.json").is_file():
+        return path
+    found = [path / "model", *(step / "model" for step in sorted(path.glob("step-*[0-9]"), reverse=True))]
+    return next((model for model in found if (model / "config.json").is_file()), path)
 
 
 def _refuse(source: object, what: str, difference: float, bound: float) -> None:
