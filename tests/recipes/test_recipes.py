@@ -185,7 +185,7 @@ def test_mpo_has_the_published_terms(name):
     config = recipes.find(name).make()
     aim = config.objective
     assert (aim.kind, aim.preference, aim.quality, aim.generation, aim.beta) == ("mpo", 0.8, 0.2, 1.0, 0.1)
-    assert (aim.label_smoothing, config.data.kind, aim.reference) == (0.0, "preference", "model")
+    assert (aim.label_smoothing, aim.reference) == (0.0, "model")
 
 
 def test_domains_are_those_of_the_fact_sheet(shared):
@@ -270,6 +270,21 @@ def test_names_in_only_are_those_of_the_model():
         assert any(name.startswith(prefix) for name in names), prefix
     crossing = {name for name in names if name.startswith("qllama.") and ".cross_attn." in name}
     assert crossing == {name for name in names if name.startswith(retrieval.STAGE_2) and "qllama" in name}
+
+
+@pytest.mark.parametrize("way", ["full", "head", "lora"])
+def test_what_learns_in_retrieval_is_what_the_plan_counts(way, golden):
+    pytest.importorskip("peft")
+    from internvl.training.learn import choose, shares
+    from internvl.training.shapes import parts_of
+    from internvl.weights.load import load
+
+    model = load(golden("checkpoints/internvl-14b"), dtype="float32", device="cpu")
+    learn = recipes.find(f"internvl_14b_coco_{way}").make().learn
+    counted = {part.name: part.learning for part in parts_of(model.config, learn)}
+    choose(model, learn)
+    assert counted == {name: share.learning for name, share in shares(model).items()}
+    assert model.text_projection.requires_grad
 
 
 # --- what holds for every recipe --------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def mpo() -> TrainConfig:
     """
     return TrainConfig(
         learn=Learn(vision=False, projector=False, language_lora=16),
-        data=Data(path="data/pairs.jsonl", kind="preference", max_length=4096),
+        data=Data(path="data/pairs.jsonl", max_length=4096),
         objective=Aim(kind="mpo", reference="adapter_off"),
         optim=Optim(lr=4e-6, weight_decay=0.05),
         run=Run(out="runs/mpo", batch=4),
@@ -55,7 +55,8 @@ def mpo() -> TrainConfig:
 def nano_lora() -> TrainConfig:
     """Adapters on the embedded nano learn from your conversations, on a CPU in minutes.
 
-    nano is small: a higher rank and rate than a large model needs, and packs that a CPU takes in a second or so.
+    nano is small: a higher rate than a large model needs. 20 steps over 64 short questions, text alone, took 45 s on
+    one busy core and brought the loss from 9.2 to 1.7; the process needed 0.6 GiB, most of it for PyTorch itself.
     """
     return TrainConfig(
         start=Start(),

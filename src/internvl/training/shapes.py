@@ -146,7 +146,11 @@ def built(config: ModelConfig) -> nn.Module:
 
 @cache
 def parts_of(config: ModelConfig, learn: Learn) -> tuple[Part, ...]:
-    """Every part that has parameters, counted; adapters as if each layer had its own A."""
+    """Every part that has parameters, counted.
+
+    Adapters are counted as if each layer had its own A; where a layout stores several layers as one (InternLM2, Phi-3),
+    these share one, and a little less learns than is said here.
+    """
     model = built(config)
     ranks = {"vision": learn.vision_lora, "language": learn.language_lora}
     whole = replace(learn, vision_lora=0, language_lora=0, quantize=None, dora=False)
@@ -167,7 +171,7 @@ def parts_of(config: ModelConfig, learn: Learn) -> tuple[Part, ...]:
     for prefix, part in (("vision_model.", "vision"), ("language_model.", "language"), ("qllama.", "language")):
         if part in counts and ranks[part]:
             counts[part] = _adapted(model, prefix, counts[part], ranks[part], learn)
-    return tuple(counts.values())
+    return tuple(counts[name] for name in ("vision", "projector", "language") if name in counts)
 
 
 def _adapted(model: nn.Module, prefix: str, part: Part, rank: int, learn: Learn) -> Part:
