@@ -228,7 +228,7 @@ def test_what_cannot_be_honoured_is_refused():
         (preferences("dpo"), talks),
         (preferences("dpo"), labels),
     ):
-        with pytest.raises(UsageError, match=r"set data\.kind"):
+        with pytest.raises(UsageError, match=r"choose another objective\.kind"):
             objective.totals(batch)
 
 

@@ -256,7 +256,7 @@ def test_the_parts_of_memory_add_up_and_are_plain_values():
 
 
 def test_a_second_model_is_counted():
-    pairs = TrainConfig(objective=Aim(kind="mpo"), data=Data(kind="preference"))
+    pairs = TrainConfig(objective=Aim(kind="mpo"))
     with_model = estimate(pairs, shapes=SMALL)
     cached = estimate(override(pairs, ["objective.reference=cache"]), shapes=SMALL)
     parameters = sum(part.parameters for part in with_model.parts)

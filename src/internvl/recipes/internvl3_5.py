@@ -33,7 +33,6 @@ PACKED = Data(
 )
 PAIRS = Data(
     path="data/MMPR-v1.2/meta.json",
-    kind="preference",
     max_length=16384,
     max_tiles=12,
     dynamic=True,

@@ -44,7 +44,6 @@ def mpo(size: Size, name: str) -> TrainConfig:
         start=Start(model=f"OpenGVLab/{size.model}", drop_path=size.drop_path),
         data=Data(
             path=f"data/{size.pairs}/meta.json",
-            kind="preference",
             max_length=size.length,
             max_tiles=12,
             dynamic=True,

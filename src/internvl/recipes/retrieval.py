@@ -45,7 +45,7 @@ def full(dataset: str, name: str) -> TrainConfig:
     """
     return TrainConfig(
         start=Start(model="OpenGVLab/InternVL-14B-224px", tile_size=364, drop_path=0.3),
-        data=Data(path=f"data/{dataset}_train.jsonl", kind="pair", batching="plain", rows=32, text_length=80),
+        data=Data(path=f"data/{dataset}_train.jsonl", batching="plain", rows=32, text_length=80),
         objective=Aim(kind="retrieval", captioning=0.0),
         optim=Optim(
             lr=1e-6,
@@ -96,7 +96,7 @@ def internvl_c_contrastive() -> TrainConfig:
     """
     return TrainConfig(
         start=Start(model="OpenGVLab/InternVL-14B-224px"),
-        data=Data(path="data/pairs.jsonl", kind="pair", batching="plain", rows=32, text_length=80),
+        data=Data(path="data/pairs.jsonl", batching="plain", rows=32, text_length=80),
         objective=Aim(kind="pretrain_pair", matching=0.0, contrastive=1.0, captioning=0.0),
         optim=Optim(lr=1e-6, weight_decay=0.05, warmup=100),
         run=Run(out="runs/internvl_c_contrastive", batch=32),

@@ -172,15 +172,15 @@ def _share(value: Tensor, total: float) -> Tensor:
 def _conversations(batch: Batch) -> ChatBatch:
     if not isinstance(batch, ChatBatch) or batch.paired:
         found = "preferences" if isinstance(batch, ChatBatch) else f"a {type(batch).__name__}"
-        raise UsageError(f"sft learns from conversations; the data are {found}: set data.kind=conversation")
+        raise UsageError(f"sft learns from conversations; the data are {found}: choose another objective.kind")
     return batch
 
 
 def _pairs(batch: Batch) -> ChatBatch:
     if not isinstance(batch, ChatBatch) or not batch.paired:
         found = "conversations" if isinstance(batch, ChatBatch) else f"a {type(batch).__name__}"
-        raise UsageError(f"dpo and mpo learn from chosen and rejected answers; the data are {found}: set "
-                         "data.kind=preference")  # fmt: skip
+        raise UsageError(f"dpo and mpo learn from chosen and rejected answers; the data are {found}: "
+                         "choose another objective.kind")  # fmt: skip
     return batch
 
 

@@ -19,6 +19,8 @@ Batching = Literal["packed", "grouped", "plain"]
 Overlong = Literal["drop", "fewer_tiles"]
 Weighting = Literal["token", "sample", "square"]
 Kind = Literal["sft", "dpo", "mpo", "pretrain_pair", "retrieval", "classify"]
+NOT_TEXT = ("pretrain_pair", "retrieval", "classify")
+"""Kinds whose rows are a picture each."""
 Reference = Literal["model", "adapter_off", "cache"]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 Shard = Literal["full", "hybrid", "none"]
@@ -45,6 +47,8 @@ class Start:
     pixel_shuffle: Literal["v1", "v2"] | None = None
     drop_path: float = 0.0
     """Stochastic depth of the tower; only active while the tower learns."""
+    pooling: Literal["linear", "attention", "clip_projector"] = "linear"
+    """What of the tower's states a new head of `classify` sees."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +79,8 @@ class Data:
     """What is read, how a sample is made of it, and how samples become batches."""
 
     path: str = ""
-    """A meta file (JSON), or one annotation file of `kind` rows."""
+    """A meta file (JSON), or one annotation file. What its rows are follows from the objective."""
     root: str = ""
-    kind: str = "conversation"
     sources: tuple[Source, ...] = ()
     """Instead of `path`."""
     held_out: str = ""
@@ -105,6 +108,9 @@ class Data:
     pack_buffers: int = 20
     text_length: int = 80
     """Tokens of a caption (image-text pairs)."""
+    classes: str = ""
+    """Of `classify`: how many, a file of their names, one a line, or the names with commas between them; empty: the
+    labels that the rows have are looked for."""
     workers: int = 4
     """Processes that prepare samples on each rank; 0: none besides the training itself."""
 
@@ -257,3 +263,19 @@ def _faults(config: TrainConfig) -> Iterator[str]:
         yield "objective.reference is adapter_off, but learn.language_lora and learn.vision_lora are 0"
     if data.batching == "packed" and data.rows != 1:
         yield f"data.rows is {data.rows} and batching is packed; a pack is one row: set data.pack_tokens instead"
+    yield from _faults_of_pictures(config)
+
+
+def _faults_of_pictures(config: TrainConfig) -> Iterator[str]:
+    """Of pairs and labelled pictures: batches are rows of single tiles, and rows are seen beside each other."""
+    aim, data = config.objective, config.data
+    if data.classes and aim.kind != "classify":
+        yield f"data.classes is {data.classes!r}, which is for objective.kind classify, not {aim.kind}"
+    if aim.kind not in NOT_TEXT:
+        return
+    if data.batching == "packed":
+        yield f"data.batching is packed, but {aim.kind} has rows and no packs: set data.batching=plain and data.rows"
+    elif data.rows < 2 and aim.kind == "classify":
+        yield f"data.rows is {data.rows}, but classify normalises over the rows of a batch: set data.rows to 2 or more"
+    elif data.rows < 2 and (aim.matching or aim.contrastive):
+        yield f"data.rows is {data.rows}, which leaves no other text to tell a picture's from: set data.rows above 1"

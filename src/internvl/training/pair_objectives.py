@@ -214,7 +214,9 @@ def _matching(
 
 def _pairs(batch: Batch) -> PairBatch:
     if not isinstance(batch, PairBatch):
-        raise UsageError(f"this objective learns from pairs; the data are a {type(batch).__name__}: set data.kind=pair")
+        raise UsageError(
+            f"this objective learns from pairs; the data are a {type(batch).__name__}: choose another objective.kind"
+        )
     return batch
 
 
@@ -266,6 +268,7 @@ class Classify:
 def _labels(batch: Batch) -> LabelBatch:
     if not isinstance(batch, LabelBatch):
         raise UsageError(
-            f"this objective learns from labelled pictures; the data are a {type(batch).__name__}: set data.kind=label"
+            f"this objective learns from labelled pictures; the data are a {type(batch).__name__}: choose another "
+            "objective.kind"
         )
     return batch
