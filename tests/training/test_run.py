@@ -121,13 +121,13 @@ def test_an_epoch_ends_and_every_row_was_seen_once(tmp_path):
 def test_bad_rows_within_the_budget_are_named_and_beyond_it_end_the_run(tmp_path):
     plan = config(tmp_path, steps=None)
     path = rows(tmp_path, bad=(1, 2))
-    ok = replace(plan, data=replace(plan.data, path=str(path), bad_rows=0.2))
+    ok = replace(plan, data=replace(plan.data, path=str(path), bad_rows=0.01))
     train(ok)
     named = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
     assert sorted(os.path.basename(line["row"]) for line in named) == ["rows0.jsonl:2", "rows0.jsonl:3"]
     worse = replace(ok, data=replace(ok.data, path=str(rows(tmp_path, 200, bad=range(200)))))
     worse = replace(worse, run=replace(worse.run, out=str(tmp_path / "other")))
-    with pytest.raises(DataError, match=r"rows read cannot be used, more than the budget of 0.2"):
+    with pytest.raises(DataError, match=r"rows read cannot be used, more than the budget of 0.01"):
         train(worse)
 
 

@@ -32,8 +32,9 @@ def adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
             setting = rate_of(name, model, optim), decay_of(name, parameter, optim), is_sharded(parameter)
             by_setting[setting].append(parameter)
     groups = [
-        {"params": parameters, "lr": rate, "full_lr": rate, "weight_decay": decay}
-        for (rate, decay, _), parameters in by_setting.items()  # sharded and whole tensors cannot be stepped together
+        # Sharded and whole tensors cannot be stepped together, and sharded ones are slow one by one.
+        {"params": parameters, "lr": rate, "full_lr": rate, "weight_decay": decay, "foreach": sharded or None}
+        for (rate, decay, sharded), parameters in by_setting.items()
     ]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
 
