@@ -78,7 +78,7 @@ def merge_checkpoint(
 
 
 def _inside(path: Path) -> Path:
-    """The model of a run (its result, else its newest checkpoint) or of one of its checkpoints; else the path itself."""
+    """The model of a run (its result, else its newest checkpoint) or of one checkpoint; else the path itself."""
     if not path.is_dir() or (path / "config.json").is_file():
         return path
     found = [path / "model", *(step / "model" for step in sorted(path.glob("step-*[0-9]"), reverse=True))]
