@@ -253,6 +253,19 @@ def test_a_preference_counts_both_answers(tmp_path, pictures, encoder):
     assert (figures["tokens"], figures["tiles"]) == (sample.tokens, sample.tile_count)
 
 
+@pytest.mark.parametrize(("own", "told"), [(None, None), (None, 4), (12, 4), (1, 12)])
+def test_pictures_of_all_turns_share_their_tiles(tmp_path, pictures, encoder, own, told):
+    row = said("<image> this?", "A.", "And <image> this?", "B.", image=["3.png", "3.png"])
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    source = Source(annotation=str(file), root=str(pictures), max_tiles=own)
+    seen = Examiner([source], Look(encoder=encoder, max_tiles=told)).examine(0, 0)
+    prepare = PrepareChat(encoder, max_length=8192, max_tiles=told)
+    sample = prepare(record(row, "conversation", origin="x"), source, 0, index=0, seed=0)
+    assert (seen.tokens, seen.tiles) == (sample.tokens, sample.tile_count)
+    assert seen.tiles == {None: {None: 2, 4: 2}, 12: {4: 10}, 1: {12: 2}}[own][told]
+
+
 # ---- what is counted -------------------------------------------------------------------------------------------------
 
 
