@@ -32,7 +32,7 @@ from internvl.training.optim import adamw, scaler_for
 from internvl.training.pair_objectives import PairLoss
 from internvl.training.parallel import World, parallelise
 from internvl.training.reference import AdapterOffReference, CachedReference, ModelReference, Reference
-from internvl.training.start import Beginning, begin
+from internvl.training.start import Beginning, begin, with_pictures
 from internvl.weights import adapters
 from internvl.weights.formats import TABLE
 from internvl.weights.load import own_format
@@ -140,13 +140,13 @@ def collate(config: TrainConfig) -> Callable[[Any], Batch]:
 
 def with_data_settings(begun: Beginning, data: Data) -> Beginning:
     """The beginning with the tiles that the config asks for; the trained checkpoint will say the same."""
-    if begun.encoder is None:
-        return begun
-    asked = {
-        "min_tiles": data.min_tiles, "max_tiles": data.max_tiles, "dynamic": data.dynamic, "thumbnail": data.thumbnail,
-    }  # fmt: skip
-    changes = {name: value for name, value in asked.items() if value is not None}
-    return replace(begun, encoder=begun.encoder.changed(**changes)) if changes else begun
+    return with_pictures(
+        begun,
+        min_tiles=data.min_tiles,
+        max_tiles=data.max_tiles,
+        dynamic=data.dynamic,
+        thumbnail=data.thumbnail,
+    )
 
 
 # ---- everything ------------------------------------------------------------------------------------------------------
@@ -279,7 +279,6 @@ def publish(parts: Parts, folder: Path, world: World) -> None:
     reshard(model)
     handles = whole_handles(model, keep=world.rank == 0)
     if world.rank == 0:
-        encoding = None if parts.encoder is None else parts.encoder.config
-        content = Content(model.config, handles, model.origin, encoding, adapters.scales(model))
+        content = Content(model.config, handles, model.origin, scales=adapters.scales(model))
         write_checkpoint(folder, content, TABLE[own_format(model)], Options(replace=True))
     world.barrier()

@@ -85,8 +85,7 @@ class _Run:
     def __init__(self, config: TrainConfig, parts: build.Parts, world: World, evaluate: Evaluate | None) -> None:
         self.config, self.parts, self.world, self.evaluate = config, parts, world, evaluate
         self.folder = Path(config.run.out)
-        encoding = None if parts.encoder is None else parts.encoder.config
-        self.saver = Saver(self.folder, keep=config.run.keep, world=world, encoding=encoding)
+        self.saver = Saver(self.folder, keep=config.run.keep, world=world)
         self.held_out: Mapping[str, float] = {}
         self.measured_at = 0
         self.best: tuple[float, int] | None = None
