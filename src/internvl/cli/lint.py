@@ -106,7 +106,6 @@ def _guessed(data: str) -> str:
 
 
 def _look(sources: Sequence[Source], model: str | None, max_length: int | None, max_tiles: int | None) -> Look:
-    from internvl.cli.words import limits
     from internvl.data.image import check_tiles
     from internvl.data.lint_row import Look
     from internvl.data.pair import TEXT_LENGTH
@@ -137,7 +136,6 @@ def _look(sources: Sequence[Source], model: str | None, max_length: int | None, 
         max_length=max_length or 8192,
         text_length=max_length or TEXT_LENGTH,
         max_tiles=max_tiles,
-        limits=limits(),
     )
 
 

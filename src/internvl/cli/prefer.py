@@ -162,7 +162,6 @@ def _sampling(
 
 
 def _shown(root: str, max_tiles: int | None, *, heard: bool) -> Shown:
-    from internvl.cli.words import limits
     from internvl.data.image import check_tiles
     from internvl.evaluation.preference_samples import Shown
 
@@ -170,7 +169,7 @@ def _shown(root: str, max_tiles: int | None, *, heard: bool) -> Shown:
         check_tiles(max_tiles)
         if not heard:
             raise UsageError(f"--max-tiles {max_tiles}: a server hears of it only with --extensions; leave it out")
-    return Shown(root=root, max_tiles=max_tiles, limits=limits())
+    return Shown(root=root, max_tiles=max_tiles)
 
 
 def _local(

@@ -13,6 +13,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
@@ -164,6 +165,10 @@ def _together(sources: Sequence[Source], look: Look, places: Iterator[tuple[int,
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
+        except BrokenProcessPool:
+            raise UsageError(
+                "a process that looked at rows was killed, as happens where memory is short; take fewer workers"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

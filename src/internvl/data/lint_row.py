@@ -52,6 +52,7 @@ class Look:
     frames: int = 32
     """Of a video."""
     limits: Limits = OPEN
+    """As in training: a row may name files of this machine, and what lies below its root."""
 
 
 @dataclass(frozen=True, kw_only=True)
