@@ -1,5 +1,5 @@
 """Writes the parts of the documentation that the code already says: the page of errors, the tables of models, of
-limits and of benchmarks, and the page of published scores.
+limits, of benchmarks and of files, and the page of published scores.
 
 python docs/generate.py          # writes
 python docs/generate.py --check  # only says whether anything is stale; exit status 1 if so
@@ -148,6 +148,25 @@ def reproduce_table(*generations: str) -> str:
     return "\n".join(lines)
 
 
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+SOURCE = DOCS.parent / "src" / "internvl"
+
+
+def files_tables() -> str:
+    """Every file of the package with the sentence that it begins with, a table for each folder."""
+    folders: dict[str, list[str]] = {}
+    for file in sorted(SOURCE.rglob("*.py"), key=lambda file: (file.parent, file.name)):
+        said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+        if file.name != "__main__.py" and said is not None:
+            folder = file.parent.relative_to(SOURCE.parent).as_posix()
+            first = said.partition("\n\n")[0]
+            folders.setdefault(folder, []).append(f"| [`{file.name}`](../src/{folder}/{file.name}) | {cell(first)} |")
+    return "\n\n".join(
+        f"### {folder}\n\n| file | what |\n|---|---|\n" + "\n".join(rows) for folder, rows in folders.items()
+    )
+
+
 # ---- pages -----------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +181,7 @@ def with_tables(name: str, **tables: Callable[[], str]) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "architecture.md": lambda: with_tables("architecture.md", files=files_tables),
     "errors.md": errors_page,
     "evaluate.md": lambda: with_tables("evaluate.md", benchmarks=benchmarks_table),
     "limits.md": lambda: with_tables("limits.md", limits=limits_table),

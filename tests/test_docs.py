@@ -13,6 +13,7 @@ parse, and every option of `internvl` in it must be one that `--help` knows.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import os
@@ -177,15 +178,18 @@ def test_the_readme_tells_the_test_command_that_ci_runs():
     assert command in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-def test_the_readme_shows_every_file():
-    """The tree is the map that newcomers use; a file that is not on it cannot be found."""
+def test_the_readme_shows_every_part_of_the_house():
+    """The tree is the map that newcomers use; the files of each part stand in docs/architecture.md."""
     [tree] = [b.text for b in blocks_of(REPOSITORY / "README.md") if b.text.startswith("src/internvl/\n")]
-    source, shown, folders = REPOSITORY / "src" / "internvl", set(), [""]
-    for indent, name in re.findall(r"^( +)(\S+)  ", tree, flags=re.M):
-        folders = folders[: len(indent) // 2]  # those that this line stands in
-        if name.endswith("/"):
-            folders.append(folders[-1] + name)
-        else:
-            shown.add(folders[-1] + name)
-    files = {str(file.relative_to(source)) for file in source.rglob("*.py") if file.read_text().strip()}
-    assert shown - {"__init__.py"} == {f for f in files if not f.endswith(("__init__.py", "__main__.py"))}
+    shown = {name.rstrip("/") for name in re.findall(r"^ +(\S+) ", tree, flags=re.M)}
+    source = REPOSITORY / "src" / "internvl"
+    parts = {path.name for path in source.iterdir() if not path.name.startswith("_")}
+    assert shown == {name for name in parts if (source / name).is_dir() or name.endswith(".py")}
+
+
+def test_every_file_says_what_it_is():
+    files = [
+        file for file in (REPOSITORY / "src" / "internvl").rglob("*.py") if file.read_text(encoding="utf-8").strip()
+    ]
+    silent = [str(file) for file in files if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))]
+    assert not silent, f"without a docstring, and so without a line in docs/architecture.md: {silent}"
