@@ -190,7 +190,7 @@ def speed(folder: Path, repeats: int) -> None:
                 processor[name].append(time.process_time() - used)
     packed = statistics.median(seconds["ours, packed"])
     print(
-        "| side | batches | places with padding | trained tokens/s | packed is faster by | each round | processor time |"
+        "| side | batches | places with padding | trained tokens/s | packed is faster by | each round | by processor |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, (_, batches) in found.items():
