@@ -17,7 +17,7 @@ from internvl.data.pair import CAPTION_PROMPT, clean_caption, encode_generation,
 from internvl.data.pair_batch import PrepareLabel, PreparePair, RandomCrop, collate_labels, collate_pairs
 from internvl.data.records import Labelled, Pair
 from internvl.data.tokenizer import Tokenizer
-from internvl.errors import ConfigError, DataError, MediaUnreadable, NoSuchName
+from internvl.errors import ConfigError, DataError, MediaUnreadable
 from tests.conftest import golden
 
 SOURCE = Source(annotation="pairs.jsonl")
@@ -249,7 +249,7 @@ def test_labels(tokenizer):
     assert batch.positions == (0, 1, 2, 3)
     picture = png(photo())
     for classes, label, error, said in (
-        (("bus", "dog"), "dgo", NoSuchName, "no class is called 'dgo'. Did you mean 'dog'"),
+        (("bus", "dog"), "dgo", DataError, "no class is called 'dgo'. Did you mean 'dog'"),
         (2, "dog", DataError, "the classes have no names"),
         (2, 2, DataError, "expected a class from 0 to 1"),
         (2, -1, DataError, "expected a class from 0 to 1"),

@@ -36,7 +36,7 @@ from internvl.data.pair import (
 from internvl.data.prepare import JPEG, allowing, placed
 from internvl.data.records import Labelled, Pair
 from internvl.data.tokenizer import Tokenizer
-from internvl.errors import ConfigError, DataError, find
+from internvl.errors import ConfigError, DataError, NoSuchName, find
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Photo
@@ -166,7 +166,10 @@ class PrepareLabel:
         if isinstance(record.label, str):
             if isinstance(self.classes, int):
                 raise DataError(f"{record.id}: label is {record.label!r}, but the classes have no names; give numbers")
-            return find("class", record.label, self._numbers, hint=f"({record.id})")
+            try:
+                return find("class", record.label, self._numbers)
+            except NoSuchName as error:
+                raise DataError(f"{record.id}: {error}") from None
         count = self.classes if isinstance(self.classes, int) else len(self.classes)
         if not 0 <= record.label < count:
             raise DataError(f"{record.id}: label is {record.label}; expected a class from 0 to {count - 1}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -17,6 +18,8 @@ POOL_EPS = 1e-5
 PROBE_EPS = 1e-6
 
 Pooling = Literal["linear", "attention", "clip_projector"]
+Together = Callable[[Tensor], tuple[Tensor, int]]
+"""The rows of all ranks, and where one's own begin among them."""
 POOLINGS: dict[str, None] = dict.fromkeys(("linear", "attention", "clip_projector"))
 
 
@@ -66,7 +69,9 @@ class Probe(nn.Module):
         clip_projector    what the tower's contrastive pool made of them: then  pool_dim
                           `forward` takes that, (B, pool_dim)
 
-    Features are normalised over the batch. Names are those of the published heads (InternViT-6B on ImageNet-1k).
+    Features are normalised over the batch, in training over that of all ranks where `together` is set; a row that is
+    all alone has no spread, and is normalised by what was seen before. Names are those of the published heads
+    (InternViT-6B on ImageNet-1k).
     """
 
     def __init__(self, config: VisionConfig, classes: int, *, pooling: Pooling = "linear") -> None:
@@ -77,10 +82,20 @@ class Probe(nn.Module):
         self.attn_pooling = AttentionPool(config.dim, config.heads, config.dim) if pooling == "attention" else None
         self.norm = nn.BatchNorm1d(width, eps=PROBE_EPS)
         self.head = Linear(width, classes)
+        self.together: Together | None = None
 
     def forward(self, states: Tensor) -> Tensor:
         if self.attn_pooling is not None:
             states = self.attn_pooling(states)
         elif self.pooling == "linear":
             states = torch.cat((states[:, 0], states[:, 1:].mean(dim=1)), dim=-1)
-        return self.head(self.norm(states))
+        return self.head(self._normalised(states))
+
+    def _normalised(self, features: Tensor) -> Tensor:
+        if not self.training:
+            return self.norm(features)
+        everyone, first = (features, 0) if self.together is None else self.together(features)
+        if len(everyone) > 1:
+            return self.norm(everyone)[first : first + len(features)]
+        norm = self.norm
+        return F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)

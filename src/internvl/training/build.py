@@ -15,13 +15,18 @@ from internvl.data.encode import Encoder
 from internvl.data.ledger import Ledger, merged
 from internvl.data.mixture import Mixture, Source, read_meta
 from internvl.data.packing import Former, LengthGroups, Packer, Plain, collate_chat
-from internvl.data.pair_batch import PreparePair, RandomCrop, collate_pairs
+from internvl.data.pair_batch import PrepareLabel, PreparePair, RandomCrop, collate_labels, collate_pairs
 from internvl.data.prepare import PrepareChat
 from internvl.data.stream import Stream
 from internvl.errors import ConfigError, UsageError
 from internvl.models.chat import ChatModel
+from internvl.models.classifier import Classifier
 from internvl.models.pair import PairModel
+from internvl.training import classifier_folder
 from internvl.training.chat_objectives import Preferences, Sft
+from internvl.training.checkpoint import Describe, Read
+from internvl.training.classes import classes_of
+from internvl.training.classifier_folder import begin_classifier
 from internvl.training.config import Data, TrainConfig
 from internvl.training.learn import choose, table
 from internvl.training.loop import Trainer, memory_used
@@ -29,7 +34,7 @@ from internvl.training.lora import without_adapters
 from internvl.training.model_folder import reshard, whole_handles
 from internvl.training.objective import Objective
 from internvl.training.optim import adamw, scaler_for
-from internvl.training.pair_objectives import PairLoss
+from internvl.training.pair_objectives import Classify, PairLoss
 from internvl.training.parallel import World, parallelise
 from internvl.training.reference import AdapterOffReference, CachedReference, ModelReference, Reference
 from internvl.training.start import Beginning, begin, with_pictures
@@ -40,8 +45,11 @@ from internvl.weights.writing import Content, Options, write_checkpoint
 
 ROWS = {
     "sft": "conversation", "dpo": "preference", "mpo": "preference", "pretrain_pair": "pair", "retrieval": "pair",
+    "classify": "label",
 }  # fmt: skip
 """What rows an objective learns from."""
+PART_OF_PICTURE = (0.08, 1.0)
+"""Shares of a picture's area that a tower learns classes from, as the published probes do."""
 
 
 @dataclass
@@ -83,10 +91,7 @@ def held_out_sources(config: TrainConfig) -> tuple[Source, ...]:
 
 def rows_of(config: TrainConfig) -> str:
     """The kind of row that the objective learns from."""
-    kind = config.objective.kind
-    if kind not in ROWS:
-        raise ConfigError(f"objective.kind is {kind}, which `train` does not run; expected one of {', '.join(ROWS)}")
-    return ROWS[kind]
+    return ROWS[config.objective.kind]
 
 
 def _of_kind(found: Sequence[Source], config: TrainConfig) -> tuple[Source, ...]:
@@ -98,15 +103,17 @@ def _of_kind(found: Sequence[Source], config: TrainConfig) -> tuple[Source, ...]
 
 def prepare(config: TrainConfig, begun: Beginning, *, augment: bool = True) -> Callable[..., Prepared]:
     """What makes a sample of a row of this run."""
-    data = config.data
+    data, model = config.data, begun.model
     if rows_of(config) == "pair":
-        model = begun.model
         if not isinstance(model, PairModel) or begun.tokenizer is None:
             raise ConfigError(f"objective {config.objective.kind} trains InternVL-C or -G; this is no such model")
         crop = RandomCrop() if augment else None
-        size = model.config.vision.image_size
+        size = model.config.tile_size
         return PreparePair(begun.tokenizer, size=size, text_length=data.text_length, augment=crop)
-    if begun.encoder is None or not isinstance(begun.model, ChatModel):
+    if isinstance(model, Classifier):
+        crop = RandomCrop(scale=PART_OF_PICTURE) if augment else None
+        return PrepareLabel(size=model.config.image_size, classes=model.names or model.classes, augment=crop)
+    if begun.encoder is None or not isinstance(model, ChatModel):
         raise ConfigError(f"objective {config.objective.kind} trains a chat model; this is none")
     packed = data.batching == "packed"
     return PrepareChat(
@@ -132,8 +139,8 @@ def former(data: Data) -> Former:
 
 def collate(config: TrainConfig) -> Callable[[Any], Batch]:
     """What makes a batch of samples."""
-    if rows_of(config) == "pair":
-        return collate_pairs
+    if rows_of(config) in ("pair", "label"):
+        return collate_pairs if rows_of(config) == "pair" else collate_labels
     packed = config.data.batching == "packed"
     return partial(collate_chat, packed=packed, weighting=config.objective.weighting)
 
@@ -156,7 +163,7 @@ def parts(config: TrainConfig, found: Sequence[Source], world: World) -> Parts:
     """Everything that a run needs, from the sources on."""
     accumulate = accumulation(config, world)
     mixture = Mixture(found, seed=config.run.seed, resampling=config.data.resampling)
-    begun = with_data_settings(begin(config.start, device="cpu", seed=config.run.seed), config.data)
+    begun = _begun(config, found)
     model = begun.model
     reference = None if config.objective.kind not in ("dpo", "mpo") else _reference(config, begun, world)
     choose(model, config.learn, seed=config.run.seed)
@@ -183,6 +190,15 @@ def parts(config: TrainConfig, found: Sequence[Source], world: World) -> Parts:
         rank=world.rank, world=world.size, workers=config.data.workers, seed=config.run.seed, end=end,
     )  # fmt: skip
     return Parts(trainer, stream, begun, ledger, _progress(config, stream, world), held_out(config, begun, world))
+
+
+def _begun(config: TrainConfig, found: Sequence[Source]) -> Beginning:
+    """The model to train; a tower with a head for classes."""
+    if config.objective.kind == "classify":
+        begun = begin_classifier(config.start, classes_of(config.data.classes, found), seed=config.run.seed)
+    else:
+        begun = begin(config.start, device="cpu", seed=config.run.seed)
+    return with_data_settings(begun, config.data)
 
 
 def accumulation(config: TrainConfig, world: World) -> int:
@@ -228,7 +244,11 @@ def _objective(config: TrainConfig, begun: Beginning, world: World, reference: R
         return Sft(config.objective, normalisation=normalisation)
     if reference is not None:
         return Preferences(config.objective, reference, normalisation=normalisation, world=world)
-    return PairLoss(config.objective, world)
+    if config.objective.kind == "classify":
+        return Classify(config.objective, world)
+    objective = PairLoss(config.objective, world)
+    objective.check(begun.model)
+    return objective
 
 
 def _reference(config: TrainConfig, begun: Beginning, world: World) -> Reference:
@@ -273,12 +293,22 @@ def closing(parts: Parts, world: World) -> Iterator[str]:
     yield f"most memory in use on a device: {max(world.gather_json(memory_used(world.device))) / 2**30:.2f} GiB"
 
 
+def kept(model: nn.Module) -> tuple[Describe | None, Read | None]:
+    """How a checkpoint holds a model, and how it is read back; None where it is just as it is published."""
+    if isinstance(model, Classifier):
+        return classifier_folder.describe, classifier_folder.reader(model)
+    return None, None
+
+
 def publish(parts: Parts, folder: Path, world: World) -> None:
     """Write the trained model in its published layout, each tensor in the type it had before training."""
     model: Any = parts.trainer.model
     reshard(model)
     handles = whole_handles(model, keep=world.rank == 0)
     if world.rank == 0:
-        content = Content(model.config, handles, model.origin, scales=adapters.scales(model))
-        write_checkpoint(folder, content, TABLE[own_format(model)], Options(replace=True))
+        if isinstance(model, Classifier):
+            classifier_folder.result(model, handles)(folder)
+        else:
+            content = Content(model.config, handles, model.origin, scales=adapters.scales(model))
+            write_checkpoint(folder, content, TABLE[own_format(model)], Options(replace=True))
     world.barrier()

@@ -17,10 +17,10 @@ from internvl.training.config import Learn
 Part = Literal["vision", "projector", "language"]
 
 PREFIXES: dict[str, Part] = {
-    "vision_model.": "vision", "embeddings.": "vision", "encoder.": "vision",
+    "vision_model.": "vision", "embeddings.": "vision", "encoder.": "vision", "tower.": "vision",
     "language_model.": "language", "qllama.": "language",
 }  # fmt: skip
-"""Everything else is of the projector: `mlp1`, and in a pair the pools, the queries and the heads."""
+"""Everything else is of the projector: `mlp1`, in a pair the pools, queries and heads, and the head of a classifier."""
 _BLOCK = re.compile(r"\.layers\.(\d+)\.")
 _SLICE = re.compile(r"(-?\d+)?:(-?\d+)?")
 
@@ -64,7 +64,7 @@ def choose(model: nn.Module, learn: Learn, *, seed: int = 0) -> None:
 def train_mode(model: nn.Module) -> None:
     """Training mode, but for a tower in which nothing learns: it drops no path and recomputes nothing."""
     model.train()
-    tower = getattr(model, "vision_model", None)
+    tower = getattr(model, "vision_model", None) or getattr(model, "tower", None)
     if isinstance(tower, nn.Module) and not any(parameter.requires_grad for parameter in tower.parameters()):
         tower.eval()
 

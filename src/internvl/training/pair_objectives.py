@@ -241,7 +241,11 @@ def _faults(aim: Aim) -> list[str]:
 
 
 class Classify:
-    """Cross-entropy of a `Classifier`, with label smoothing; the metric `top1`: the right class comes first."""
+    """Cross-entropy of a `Classifier`, with label smoothing; the metric `top1`: the right class comes first.
+
+    The head normalises over the rows of a micro-batch, of all ranks together: two ranks of B rows are one of 2 B, but
+    accumulated micro-batches have statistics of their own.
+    """
 
     def __init__(self, aim: Aim, world: World) -> None:
         self.aim, self.world = aim, world

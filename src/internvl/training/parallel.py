@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from internvl.errors import UsageError
 from internvl.models.chat import ChatModel
 from internvl.models.decoder import Decoder, DecoderLayer
+from internvl.models.heads import Probe
 from internvl.models.moe import MixtureOfExperts
 from internvl.models.qllama import QLlama, QLlamaLayer
 from internvl.models.vit import VisionBlock, VisionTransformer
@@ -62,6 +63,9 @@ def parallelise(model: nn.Module, parallel: Parallel, world: World, *, dtype: st
     if world.size > 1:
         if isinstance(model, ChatModel):
             model.always_look = True  # ranks that have only text must meet the others in the tower
+        for module in model.modules():
+            if isinstance(module, Probe):
+                module.together = functools.partial(_together, world)
         _equal_weights(model)
     if parallel.shard != "none" and dist.is_initialized():
         return _shard(model, parallel, world, kind)
@@ -112,6 +116,12 @@ def _equal_weights(model: nn.Module) -> None:
             dist.broadcast(tensor.detach(), src=0)
 
 
+def _together(world: World, features: Tensor) -> tuple[Tensor, int]:
+    """The rows of all ranks, and where those of this one begin."""
+    counts: list[int] = world.gather_json(len(features))
+    return world.gather(features), sum(counts[: world.rank])
+
+
 # --- sharding ---------------------------------------------------------------------------------------------------------
 
 
@@ -131,6 +141,8 @@ def _shard(model: nn.Module, parallel: Parallel, world: World, dtype: torch.dtyp
     on_gpu = world.device.type == "cuda"
     # Plain numbers cannot be cut into rows, and quantised weights are not gathered in the training type.
     whole = {p for p in model.parameters() if p.ndim == 0 or not p.dtype.is_floating_point}
+    # The head of a classifier is small, and normalises in fp32.
+    whole |= {p for module in model.modules() if isinstance(module, Probe) for p in module.parameters()}
     for parameter in whole:
         parameter.data = parameter.data.to(world.device)
     shard = functools.partial(

@@ -85,7 +85,8 @@ class _Run:
     def __init__(self, config: TrainConfig, parts: build.Parts, world: World, evaluate: Evaluate | None) -> None:
         self.config, self.parts, self.world, self.evaluate = config, parts, world, evaluate
         self.folder = Path(config.run.out)
-        self.saver = Saver(self.folder, keep=config.run.keep, world=world)
+        describe, self.read = build.kept(parts.trainer.model)
+        self.saver = Saver(self.folder, keep=config.run.keep, world=world, describe=describe)
         self.held_out: Mapping[str, float] = {}
         self.measured_at = 0
         self.best: tuple[float, int] | None = None
@@ -178,7 +179,7 @@ class _Run:
                     f"{self.folder} has checkpoints of another run and run.resume is false; choose another run.out"
                 )
             return
-        state = restore(found, self.trainer.model, self.trainer.optimizer, self.world)
+        state = restore(found, self.trainer.model, self.trainer.optimizer, self.world, read=self.read)
         self.trainer.number, self.trainer.done = int(state["step"]), float(state["done"])
         self.trainer.objective.restore(state["objective"])
         self.trainer.scaler.restore(state["scaler"])

@@ -16,6 +16,7 @@ from internvl.data.encode import Encoder, EncoderConfig
 from internvl.data.tokenizer import Tokenizer
 from internvl.errors import ConfigError
 from internvl.models.chat import ChatModel
+from internvl.models.classifier import Classifier
 from internvl.models.config import ChatConfig
 from internvl.models.init import initialise
 from internvl.models.layers import DropPath
@@ -38,7 +39,7 @@ CHAT_ONLY = ("vision", "language", "projector", "template", "select_layer", "pix
 class Beginning:
     """A model to train, and what its data is prepared with."""
 
-    model: Model
+    model: Model | Classifier
     encoder: Encoder | None = None
     """Of a chat model."""
     tokenizer: Tokenizer | None = None
@@ -59,7 +60,7 @@ def begin(start: Start, *, device: torch.device | str | None = None, seed: int =
         beginning = _of_parts(start, draw)
     else:
         model = load(start.model, dtype="float32", device="cpu")
-        beginning = _of_chat(model, start, draw) if isinstance(model, ChatModel) else _of_other(model, start)
+        beginning = _of_chat(model, start, draw) if isinstance(model, ChatModel) else other(model, start)
     beginning.model.to(torch.device(device or "cpu"))
     return beginning
 
@@ -278,8 +279,8 @@ def _with_rows(old: Tensor, first: int, count: int, vocab: int, draw: torch.Gene
 # --- towers -----------------------------------------------------------------------------------------------------------
 
 
-def _of_other(model: Any, start: Start) -> Beginning:
-    """A pair, or a tower alone."""
+def other(model: Any, start: Start) -> Beginning:
+    """A pair, or a tower alone, with what `start` asks of its tower."""
     alone = isinstance(model, VisionTransformer)
     for name in CHAT_ONLY:
         if getattr(start, name):
@@ -294,7 +295,8 @@ def _of_other(model: Any, start: Start) -> Beginning:
     if not alone:
         size = None if start.tile_size is not None else model.config.image_size
         model.config = replace(model.config, vision=tower.config, image_size=size)
-    model.origin = restated.other(model.origin, model.config)
+    if model.origin is not None:
+        model.origin = restated.other(model.origin, model.config)
     return Beginning(model, None, None if alone else load_tokenizer(start.model), tuple(notes))
 
 

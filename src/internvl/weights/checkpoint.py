@@ -31,7 +31,7 @@ Model = ChatModel | PairModel | VisionTransformer
 
 SIDECARS = (".json", ".txt", ".model", ".jinja", ".md", ".py")
 DOCUMENTS = ("LICENSE", "NOTICE")
-LEFT_BY_TRAINING = ("trainer_state", "training_", "train_results", "eval_results", "all_results")
+LEFT_BY_TRAINING = ("trainer_state", "training_", "train_results", "eval_results", "all_results", "classes.json")
 LARGEST_SIDECAR = 64 << 20
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from internvl.data.encode import EncoderConfig
 from internvl.errors import CheckpointError, UsageError
-from internvl.models.config import ChatConfig, VisionConfig
+from internvl.models.config import ChatConfig, PairConfig, VisionConfig
 from internvl.models.decoder import Decoder
 from internvl.models.vit import VisionTransformer
 from internvl.weights import adapters, sidecars
@@ -45,14 +46,25 @@ class Language:
     """How prompts and pictures were prepared, where it is that of a chat model."""
 
 
-def read_tower(source: str | Path) -> VisionTransformer:
-    """The tower of an InternViT (any layout), a chat model or a pair; without a pool, its adapters merged."""
+def read_tower(source: str | Path, *, pool: bool = False) -> VisionTransformer:
+    """The tower of an InternViT (any layout), a chat model or a pair, its adapters merged.
+
+    `pool`: with its `clip_projector`, where it has one (a pair holds it beside the tower).
+    """
     checkpoint = open_checkpoint(resolve(source))
     alone = isinstance(checkpoint.config, VisionConfig)
     tower = checkpoint.skeleton if alone else checkpoint.skeleton.vision_model
     assert isinstance(tower, VisionTransformer)
-    tower.clip_projector, tower.config = None, replace(tower.config, pool_dim=0)
-    return _filled(tower, _tensors(checkpoint, "" if alone else "vision_model."))
+    tensors = _tensors(checkpoint, "" if alone else "vision_model.")
+    if not pool:
+        tower.clip_projector, tower.config = None, replace(tower.config, pool_dim=0)
+    elif isinstance(checkpoint.config, PairConfig):
+        pair = checkpoint.config
+        tower.clip_projector = checkpoint.skeleton.get_submodule("clip_projector")  # type: ignore[assignment]
+        tower.config = replace(tower.config, pool_dim=pair.embed_dim, pool_heads=pair.pool_heads)
+        beside = ((f"clip_projector.{name}", tensor) for name, tensor in _tensors(checkpoint, "clip_projector."))
+        tensors = chain(tensors, beside)
+    return _filled(tower, tensors)
 
 
 def read_language(source: str | Path) -> Language:
