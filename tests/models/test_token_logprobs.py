@@ -146,13 +146,15 @@ def test_logits_of_all_tokens_never_exist(text):
     assert rows_seen(model, ids, chunk=10_000) == 4 * 59  # a test that would see them
 
 
-def test_nothing_of_the_vocabulary_waits_for_the_backward_pass():
+def test_of_the_vocabulary_only_the_last_chunk_waits_for_the_backward_pass():
     model, ids = chat_model("llama"), random_ids(4, 60)
     kept: list[tuple[int, ...]] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(tuple(x.shape)), x)[1], lambda x: x):
         model.token_logprobs(ids, ids, chunk=40)
     assert kept
-    assert not [shape for shape in kept if len(shape) == 2 and shape[-1] == model.config.text.vocab]
+    # 236 targets in chunks of 40: 36 are left for the last, which the backward pass needs first
+    rows = {shape[0] for shape in kept if len(shape) == 2 and shape[-1] == model.config.text.vocab}
+    assert max(rows - {model.config.text.dim}) == 36  # the head itself has `dim` rows
 
 
 @pytest.mark.parametrize("text", TEXTS)

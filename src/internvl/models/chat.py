@@ -145,7 +145,8 @@ class ChatModel(nn.Module):
         encoded once, and learns from all of them. None: each tile once, in order.
 
         The head is applied to `chunk` tokens at a time, and again in the backward pass, so that the logits of the
-        whole vocabulary never exist for all tokens at once. Without a target every parameter has gradients of zeros.
+        whole vocabulary never exist for more. Only those of the last chunk, which is the first to be needed again, are
+        kept. Without a target every parameter has gradients of zeros.
         """
         features = self._checked_features(input_ids, pixel_values, tile_order)
         hidden = self.hidden(input_ids, features, attention_mask=attention_mask, packing=packing)
@@ -155,10 +156,9 @@ class ChatModel(nn.Module):
             learnt &= packing.positions(learnt.device) > 0
         rows, columns = learnt.nonzero(as_tuple=True)
         before, wanted = hidden[rows, columns - 1], targets[rows, columns]
-        pieces = [
-            checkpoint(self._logprobs, h, w, use_reentrant=False)
-            for h, w in zip(before.split(chunk), wanted.split(chunk), strict=True)
-        ]
+        *earlier, last = zip(before.split(chunk), wanted.split(chunk), strict=True)
+        pieces = [checkpoint(self._logprobs, *piece, use_reentrant=False) for piece in earlier]
+        pieces.append(self._logprobs(*last))
         out = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
         return out.index_put((rows, columns), torch.cat(pieces))
 
