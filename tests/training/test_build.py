@@ -1,0 +1,143 @@
+"""From a config to what a run works with: how much is accumulated, which rows, which reference, what is saved."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from internvl.data.mixture import Source
+from internvl.errors import ConfigError, UsageError
+from internvl.training import build
+from internvl.training.config import Aim, Data, Learn, Run, TrainConfig
+from internvl.training.run import train
+from internvl.training.world import World
+from internvl.weights.load import load_encoder
+from tests.conftest import golden
+from tests.training.test_run import COLOURS, config, losses
+
+PAIRED = {"batching": "plain", "rows": 2, "workers": 0}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("micro", [1, 2, 7])
+def test_a_step_has_the_batch_that_was_asked_for(ranks, rows, micro):
+    plan = TrainConfig(data=Data(batching="plain", rows=rows), run=Run(batch=ranks * rows * micro))
+    assert build.accumulation(plan, World(size=ranks)) == micro
+    if ranks > 1:
+        with pytest.raises(ConfigError, match=f"make {ranks * rows} at once"):
+            build.accumulation(replace(plan, run=Run(batch=rows * (ranks * micro + 1))), World(size=ranks))
+
+
+@pytest.mark.parametrize(("kind", "rows"), build.ROWS.items())
+def test_rows_of_another_kind_are_refused(kind, rows):
+    aim = Aim(kind=kind, captioning=0.0)
+    other = "pair" if rows != "pair" else "label"
+    for field in ("sources", "path"):
+        given = Data(**PAIRED, sources=(Source(annotation="a.jsonl", name="coco", kind=other),))
+        data = given if field == "sources" else Data(**PAIRED, path="a.jsonl")
+        plan = TrainConfig(data=data, objective=aim, run=Run(batch=2))
+        if field == "sources":
+            with pytest.raises(ConfigError, match=f"{kind} learns from {rows} rows, but coco is {other}"):
+                build.sources(plan)
+        else:
+            assert [source.kind for source in build.sources(plan)] == [rows]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "said"),
+    [
+        ("retrieval", {"rows": 2}, None),
+        ("retrieval", {"rows": 1}, "no other text to tell"),
+        ("pretrain_pair", {"batching": "packed", "rows": 1}, "set data.batching=plain"),
+        ("sft", {"classes": "10"}, "data.classes is '10'"),
+        ("retrieval", {"classes": "10"}, "data.classes is '10'"),
+    ],
+)
+def test_what_pairs_cannot_have_is_said_at_once(kind, data, said):
+    def made():
+        return TrainConfig(data=Data(**(PAIRED | data)), objective=Aim(kind=kind, captioning=0.0), run=Run(batch=2))
+
+    if said is None:
+        assert made().data.rows == data["rows"]
+    else:
+        with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
+            made()
+
+
+def test_tiles_that_were_asked_for_are_those_of_the_checkpoint(tmp_path):
+    plan = config(tmp_path, steps=1)
+    plan = replace(plan, data=replace(plan.data, min_tiles=2, max_tiles=3, dynamic=True, thumbnail=False))
+    result = train(plan)
+    for folder in (result.model, result.folder / "step-000001" / "model"):
+        said = load_encoder(folder).config
+        assert (said.min_tiles, said.max_tiles, said.dynamic, said.thumbnail) == (2, 3, True, False)
+
+
+# ---- preferences -----------------------------------------------------------------------------------------------------
+
+
+def preferring(folder, learn=None, **aim):
+    plan = config(folder, steps=3)
+    rows = folder / "pairs.jsonl"
+    lines = [{"image": f"{c}.png", "question": "Which colour?", "chosen": c, "rejected": "none"} for c in COLOURS]
+    rows.write_text("\n".join(map(json.dumps, lines)))
+    return replace(
+        plan,
+        data=replace(plan.data, path=str(rows)),
+        learn=learn or Learn(),
+        objective=Aim(kind="mpo", **aim),
+        start=replace(plan.start, drop_path=0.0),
+    )
+
+
+def test_a_cached_reference_trains_as_the_live_one(tmp_path):
+    found = []
+    for way in ("model", "cache"):
+        (tmp_path / way).mkdir()
+        train(preferring(tmp_path / way, reference=way))
+        found.append(losses(tmp_path / way))
+    assert found[0] == found[1]
+    assert len(found[0]) == 3
+
+
+def test_adapters_switched_off_are_the_model_of_before(tmp_path):
+    found = []
+    for way in ("model", "adapter_off"):
+        (tmp_path / way).mkdir()
+        learn = Learn(vision=False, projector=False, language_lora=4, lora_dropout=0.0)
+        train(preferring(tmp_path / way, learn, reference=way))
+        found.append(losses(tmp_path / way))
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 3
+
+
+# ---- pairs -----------------------------------------------------------------------------------------------------------
+
+
+def pairs(folder, name="internvl-14b", **aim):
+    plan = config(folder, steps=2, batch=3)
+    rows = folder / "captions.jsonl"
+    rows.write_text("".join(json.dumps({"image": f"{c}.png", "caption": f"a {c} picture"}) + "\n" for c in COLOURS))
+    return replace(
+        plan,
+        start=replace(plan.start, model=str(golden(f"checkpoints/{name}")), drop_path=0.0),
+        data=Data(
+            path=str(rows), root=str(folder), held_out=str(rows), batching="plain", rows=3, workers=0, text_length=24
+        ),
+        objective=Aim(**({"kind": "retrieval", "captioning": 0.0} | aim)),
+    )
+
+
+def test_pairs_learn_and_are_measured_on_held_out_rows(tmp_path):
+    result = train(replace(pairs(tmp_path), start=replace(pairs(tmp_path).start, tile_size=56)))
+    assert {"loss", "itm", "itc", "match_own"} <= result.held_out.keys()
+    assert result.best == 2
+    assert json.loads((result.model / "config.json").read_text())["vision_config"]["image_size"] == 56
+
+
+def test_a_plain_internvl_c_is_told_at_the_start_what_it_cannot_learn(tmp_path):
+    with pytest.raises(ConfigError, match="no queries to match and caption with"):
+        train(pairs(tmp_path, "internvl-c-pth"))
+    with pytest.raises((ConfigError, UsageError), match="trains InternVL-C or"):
+        train(pairs(tmp_path, "qwen2-v2_5-bf16"))
