@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from internvl.data import addresses, rows, rows_parquet, rows_tar
+from internvl.data import addresses, rows_jsonl, rows_parquet, rows_tar
 from internvl.data.addresses import expand, joined
 from internvl.data.records import record
-from internvl.data.rows import open_rows, write_index
+from internvl.data.rows import open_rows
+from internvl.data.rows_jsonl import write_index
 from internvl.errors import DataError, MissingExtra
 
 
@@ -114,7 +115,7 @@ def test_a_bad_line_is_a_bad_row(tmp_path, line, said):
 
 
 def test_a_line_without_end_is_a_bad_row_not_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "LONGEST_LINE", 10_000)
+    monkeypatch.setattr(rows_jsonl, "LONGEST_LINE", 10_000)
     path = tmp_path / "a.jsonl"
     fits = b'{"a": "' + b"x" * 9_991 + b'"}'
     assert len(fits) == 10_000
@@ -136,7 +137,7 @@ def test_the_index_is_kept_until_the_file_changes(tmp_path, cache, monkeypatch):
     path.write_text('{"a": 1}\n')
     old = open_rows(str(path))
     assert kept(cache) == [".lines"]
-    monkeypatch.setattr(rows, "write_index", None)  # it is not written again
+    monkeypatch.setattr(rows_jsonl, "write_index", None)  # it is not written again
     assert open_rows(str(path))[0] == {"a": 1}
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
@@ -154,7 +155,7 @@ def test_nothing_half_written_stays(tmp_path, cache, monkeypatch):
     def broken(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rows, "write_index", broken)
+    monkeypatch.setattr(rows_jsonl, "write_index", broken)
     with pytest.raises(DataError, match=r"index could not be written to .* \(No space left on device\)"):
         open_rows(str(path))
     assert kept(cache) == []

@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Any, BinaryIO
 
 from internvl.data.addresses import File, kept
-from internvl.data.rows import check_index
+from internvl.data.rows_jsonl import check_index
 from internvl.errors import DataError, MissingExtra
 
 GROUP_ROWS, GROUP_BYTES = 1024, 64 * 2**20

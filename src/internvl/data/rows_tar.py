@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from internvl.data.addresses import File, kept
 from internvl.data.records import json_object
-from internvl.data.rows import JsonLines
+from internvl.data.rows_jsonl import JsonLines
 from internvl.errors import DataError
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
