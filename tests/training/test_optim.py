@@ -55,6 +55,12 @@ def test_decay_is_uniform_or_of_matrices_alone():
         assert decay == (0.0 if spared else 0.1), name
 
 
+def test_parts_have_decays_of_their_own():
+    found = rates(tiny(), Optim(weight_decay=0.1, vision_weight_decay=0.0, projector_weight_decay=0.3))
+    for name, (_, decay) in found.items():
+        assert decay == (0.0 if name.startswith("vision_model.") else 0.3 if name.startswith("mlp1.") else 0.1), name
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd", "constant"])
 def test_rates_begin_low_rise_and_end_at_the_floor(schedule):
     optim = Optim(schedule=schedule, warmup=0.1, floor=0.05)

@@ -148,6 +148,10 @@ class Optim:
     projector_lr: float | None = None
     language_lr: float | None = None
     weight_decay: float = 0.05
+    vision_weight_decay: float | None = None
+    """None: `weight_decay`."""
+    projector_weight_decay: float | None = None
+    language_weight_decay: float | None = None
     decay_all: bool = True
     """Also norms, biases, layer scales, embeddings and adapters, as the first code base did; False: matrices alone."""
     vision_layer_decay: float = 1.0
@@ -230,6 +234,13 @@ class TrainConfig:
             raise ConfigError(f"the training config cannot be used: {'; '.join(faults)}")
 
 
+RATES = (
+    *("lr", "vision_lr", "projector_lr", "language_lr", "warmup", "clip"),
+    *("weight_decay", "vision_weight_decay", "projector_weight_decay", "language_weight_decay"),
+)
+"""What may not be negative."""
+
+
 def _faults(config: TrainConfig) -> Iterator[str]:
     """Every fault that needs no file and no model to be seen."""
     learn, data, optim, run = config.learn, config.data, config.optim, config.run
@@ -247,8 +258,8 @@ def _faults(config: TrainConfig) -> Iterator[str]:
         "objective.label_smoothing": config.objective.label_smoothing,
     }  # fmt: skip
     yield from (f"{name} is {value}, expected 0 to 1" for name, value in shares.items() if not 0 <= value <= 1)
-    rates = {"optim.lr": optim.lr, "optim.weight_decay": optim.weight_decay, "optim.warmup": optim.warmup}
-    yield from (f"{name} is {value}, expected 0 or more" for name, value in rates.items() if not value >= 0)
+    rates = {name: value for name in RATES if (value := getattr(optim, name)) is not None}
+    yield from (f"optim.{name} is {value}, expected 0 or more" for name, value in rates.items() if not value >= 0)
     if run.steps is not None and run.steps < 1:
         yield f"run.steps is {run.steps}, expected at least 1"
     if run.batch % data.rows:

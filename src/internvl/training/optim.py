@@ -52,9 +52,14 @@ def rate_of(name: str, model: nn.Module, optim: Optim) -> float:
 
 
 def decay_of(name: str, parameter: nn.Parameter, optim: Optim) -> float:
-    """The weight decay of a parameter."""
+    """The weight decay of a parameter: that of its part, or none."""
     spared = parameter.ndim < 2 or any(part in name for part in NOT_DECAYED)
-    return 0.0 if spared and not optim.decay_all else optim.weight_decay
+    own = {
+        "vision": optim.vision_weight_decay,
+        "projector": optim.projector_weight_decay,
+        "language": optim.language_weight_decay,
+    }[part_of(name)]
+    return 0.0 if spared and not optim.decay_all else optim.weight_decay if own is None else own
 
 
 def rate_at(progress: float, step: int, optim: Optim) -> float:
