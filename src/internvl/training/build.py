@@ -28,6 +28,7 @@ from internvl.training.checkpoint import Describe, Read
 from internvl.training.classes import classes_of
 from internvl.training.classifier_folder import begin_classifier
 from internvl.training.config import Data, TrainConfig
+from internvl.training.held import widen_learning
 from internvl.training.learn import choose, table
 from internvl.training.loop import Trainer, memory_used
 from internvl.training.lora import without_adapters
@@ -167,6 +168,7 @@ def parts(config: TrainConfig, found: Sequence[Source], world: World) -> Parts:
     model = begun.model
     reference = None if config.objective.kind not in ("dpo", "mpo") else _reference(config, begun, world)
     choose(model, config.learn, seed=config.run.seed)
+    widen_learning(model)
     parallelise(model, config.parallel, world, dtype=config.run.dtype)
     objective = _objective(config, begun, world, reference)
     trainer = Trainer(
@@ -195,10 +197,16 @@ def parts(config: TrainConfig, found: Sequence[Source], world: World) -> Parts:
 def _begun(config: TrainConfig, found: Sequence[Source]) -> Beginning:
     """The model to train; a tower with a head for classes."""
     if config.objective.kind == "classify":
-        begun = begin_classifier(config.start, classes_of(config.data.classes, found), seed=config.run.seed)
+        classes = classes_of(config.data.classes, found)
+        begun = begin_classifier(config.start, classes, seed=config.run.seed, narrow=narrow(config))
     else:
-        begun = begin(config.start, device="cpu", seed=config.run.seed)
+        begun = begin(config.start, device="cpu", seed=config.run.seed, narrow=narrow(config))
     return with_data_settings(begun, config.data)
+
+
+def narrow(config: TrainConfig) -> bool:
+    """Whether weights that do not learn may be held in 16 bit: where products are made in it anyway."""
+    return config.run.dtype != "fp32"
 
 
 def accumulation(config: TrainConfig, world: World) -> int:
@@ -257,7 +265,7 @@ def _reference(config: TrainConfig, begun: Beginning, world: World) -> Reference
     normalisation = begun.encoder.config.normalisation
     if config.objective.reference == "adapter_off":
         return AdapterOffReference(without_adapters, normalisation=normalisation)
-    second: nn.Module = begin(config.start, device="cpu", seed=config.run.seed).model
+    second: nn.Module = begin(config.start, device="cpu", seed=config.run.seed, narrow=narrow(config)).model
     second = parallelise(second.requires_grad_(False), config.parallel, world, dtype=config.run.dtype)
     live = ModelReference(second, normalisation=normalisation)
     if config.objective.reference == "model":

@@ -28,6 +28,7 @@ from internvl.models.vit import VisionTransformer
 from internvl.training.checkpoint import Read
 from internvl.training.classes import Classes
 from internvl.training.config import Start
+from internvl.training.held import to_fp32, widen
 from internvl.training.model_folder import Write, published, read_published
 from internvl.training.start import Beginning, other
 from internvl.weights.checkpoint import open_checkpoint
@@ -47,8 +48,8 @@ TOWER, OWN = "tower.", "head."
 # ---- beginning -------------------------------------------------------------------------------------------------------
 
 
-def begin_classifier(start: Start, classes: Classes, *, seed: int = 0) -> Beginning:
-    """The tower that `start.model` is or has, in fp32 on the CPU, with a head.
+def begin_classifier(start: Start, classes: Classes, *, seed: int = 0, narrow: bool = False) -> Beginning:
+    """The tower that `start.model` is or has, in fp32 (`narrow`: as for `begin`) on the CPU, with a head.
 
     A folder of a classifier with the same classes and pooling goes on with its head; otherwise the head is new, drawn
     from `seed`.
@@ -57,13 +58,16 @@ def begin_classifier(start: Start, classes: Classes, *, seed: int = 0) -> Beginn
     """
     path = resolve(start.model)
     if isinstance(open_checkpoint(path).config, VisionConfig):
-        tower = load(path, dtype="float32", device="cpu")
+        tower = load(path, dtype="stored" if narrow else "float32", device="cpu")
     else:
-        tower = read_tower(path, pool=start.pooling == "clip_projector")
+        tower = read_tower(path, pool=start.pooling == "clip_projector", stored=narrow)
+    widen(tower)
     assert isinstance(tower, VisionTransformer)
     begun = other(tower, start)
     model = Classifier.of(tower, classes.count, pooling=start.pooling, seed=seed)
     model.names = classes.names
+    for parameter in model.head.parameters():
+        to_fp32(parameter)
     told = f"a new head ({start.pooling}) of {classes}"
     if path.is_dir() and (path / ABOUT).is_file():
         if _about(path) == (start.pooling, classes):

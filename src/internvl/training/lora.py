@@ -23,6 +23,7 @@ from internvl.models.config import ChatConfig
 from internvl.models.layers import LoraLinear
 from internvl.models.quantized import QuantizedLinear
 from internvl.training.config import Learn
+from internvl.training.held import NARROW, to_fp32
 from internvl.weights import adapters
 from internvl.weights.adapters import Form
 from internvl.weights.formats import TABLE, Layout
@@ -101,6 +102,9 @@ def _put_on(model: nn.Module, part: str, form: Form, learn: Learn, seed: int) ->
     names = adapters.targets(model, f"{part}.")
     if not names:
         raise ConfigError(f"{part} has no linear layer that takes an adapter; experts take none")
+    if form.dora:  # measures the lengths of rows, in fp32
+        for name in names:
+            to_fp32(model.get_parameter(f"{name}.weight"))
     if learn.quantize is not None:
         for name in names:
             parent, _, child = name.rpartition(".")
@@ -113,7 +117,7 @@ def _put_on(model: nn.Module, part: str, form: Form, learn: Learn, seed: int) ->
         target_modules=[name.removeprefix(f"{part}.") for name in names],
         use_dora=form.dora,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _seen_in_fp32(model, names):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model.get_submodule(part))
     for group in _fused(model, names):
@@ -122,6 +126,22 @@ def _put_on(model: nn.Module, part: str, form: Form, learn: Learn, seed: int) ->
         for other in others:
             held: Any = other.lora_A
             held["default"] = shared["default"]
+
+
+@contextmanager
+def _seen_in_fp32(model: nn.Module, names: Sequence[str]) -> Generator[None]:
+    """peft makes adapters in the type of the layer that they are put on: those of layers in 16 bit learn in fp32."""
+    held: dict[nn.Module, nn.Parameter] = {}
+    for layer in map(model.get_submodule, names):
+        weight: Any = layer.weight
+        if not isinstance(layer, QuantizedLinear) and weight.dtype in NARROW:
+            held[layer] = weight
+            layer.weight = nn.Parameter(torch.zeros((), device=weight.device).expand(weight.shape), requires_grad=False)
+    try:
+        yield
+    finally:
+        for layer, weight in held.items():
+            layer.weight = weight
 
 
 def _fused(model: Any, names: Sequence[str]) -> list[tuple[str, ...]]:

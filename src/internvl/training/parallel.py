@@ -1,8 +1,10 @@
 """Many ranks as one: sharding, recomputation and compilation of a model, and the sums that make the objective exact.
 
-    alone, or shard = none      weights in fp32 on every rank; the loop's autocast makes the products 16 bit
-    shard = full, hybrid        FSDP2: each rank keeps its rows of every weight in fp32; a layer is gathered when it is
-                                used, in the training type, and its gradients are added up in fp32
+    alone, or shard = none      every rank has all weights; the loop's autocast makes the products 16 bit
+    shard = full, hybrid        FSDP2: each rank keeps its rows of every weight; a layer is gathered when it is used, in
+                                the training type, and its gradients are added up in fp32
+
+Weights are kept in fp32, but for frozen ones that came in 16 bit (`training.held`).
 
 Gradients are summed over ranks, never averaged: each loss is already a share of the whole step.
 """
@@ -27,6 +29,7 @@ from internvl.models.moe import MixtureOfExperts
 from internvl.models.qllama import QLlama, QLlamaLayer
 from internvl.models.vit import VisionBlock, VisionTransformer
 from internvl.training.config import Parallel
+from internvl.training.held import steady
 from internvl.training.world import World, start_world
 
 # fmt: off
@@ -74,6 +77,7 @@ def parallelise(model: nn.Module, parallel: Parallel, world: World, *, dtype: st
             "parallel.offload moves shards between host and device, and nothing is sharded here; start with torchrun "
             "(--nproc-per-node 1 is enough) and parallel.shard=full"
         )
+    steady(model)
     return model.to(world.device)
 
 

@@ -29,7 +29,7 @@ from internvl.training import build
 from internvl.training.checkpoint import Saver, latest, restore
 from internvl.training.config import TrainConfig
 from internvl.training.logs import Logs
-from internvl.training.loop import Step, Trainer, held_out_loss, steps
+from internvl.training.loop import Step, Trainer, autocast, held_out_loss, steps
 from internvl.training.override import render
 from internvl.training.parallel import World, gathered, start_world
 from internvl.training.report import write_report
@@ -139,7 +139,7 @@ class _Run:
         found = held_out_loss(self.trainer, self.parts.held_out())
         if self.evaluate is not None and self.parts.encoder is not None:
             self.trainer.model.eval()
-            with gathered(self.trainer.model):
+            with gathered(self.trainer.model), autocast(self.world.device, run.dtype):
                 found |= self.evaluate(self.trainer.model, self.parts.encoder, number)
         self.held_out, self.measured_at = found, number
         self.logs.held_out(number, found)

@@ -23,6 +23,7 @@ from internvl.models.layers import DropPath
 from internvl.models.projector import projector
 from internvl.models.vit import VisionTransformer, resize_positions
 from internvl.training.config import Start
+from internvl.training.held import widen
 from internvl.weights import restated
 from internvl.weights.checkpoint import Model
 from internvl.weights.load import load, load_encoder, load_tokenizer
@@ -48,8 +49,10 @@ class Beginning:
     """What was made anew, resized or left out; to be told."""
 
 
-def begin(start: Start, *, device: torch.device | str | None = None, seed: int = 0) -> Beginning:
+def begin(start: Start, *, device: torch.device | str | None = None, seed: int = 0, narrow: bool = False) -> Beginning:
     """The model that `start` names, in fp32, on one device (None: the CPU); what is new in it is drawn from `seed`.
+
+    `narrow`: weights of products that are stored in 16 bit stay as they are stored (`training.held`).
 
     Raises `ConfigError` for a setting that this model cannot have.
 
@@ -57,10 +60,11 @@ def begin(start: Start, *, device: torch.device | str | None = None, seed: int =
     """
     draw = torch.Generator().manual_seed(seed)
     if start.model is None and (start.vision or start.language):
-        beginning = _of_parts(start, draw)
+        beginning = _of_parts(start, draw, narrow)
     else:
-        model = load(start.model, dtype="float32", device="cpu")
-        beginning = _of_chat(model, start, draw) if isinstance(model, ChatModel) else other(model, start)
+        model = load(start.model, dtype="stored" if narrow else "float32", device="cpu")
+        widen(model)
+        beginning = _of_chat(model, start, draw, narrow) if isinstance(model, ChatModel) else other(model, start)
     beginning.model.to(torch.device(device or "cpu"))
     return beginning
 
@@ -108,25 +112,28 @@ class _Draft:
         self.model.vision_model.config, self.model.language_model.config = config.vision, config.text
 
 
-def _of_chat(model: ChatModel, start: Start, draw: torch.Generator) -> Beginning:
+def _of_chat(model: ChatModel, start: Start, draw: torch.Generator, narrow: bool) -> Beginning:
     encoder = load_encoder(start.model)
     draft = _Draft(model, encoder.config, encoder.tokenizer)
     if start.vision:
-        _exchange_tower(draft, read_tower(start.vision))
+        _exchange_tower(draft, read_tower(start.vision, stored=narrow))
     if start.language:
-        _exchange_language(draft, read_language(start.language), start)
+        _exchange_language(draft, read_language(start.language, stored=narrow), start)
+    widen(model)
     _fit_projector(draft, start, draw)
     return _finished(draft, start, draw)
 
 
-def _of_parts(start: Start, draw: torch.Generator) -> Beginning:
+def _of_parts(start: Start, draw: torch.Generator, narrow: bool) -> Beginning:
     """A new model; the language model's checkpoint says what is not asked for."""
     if not (start.vision and start.language):
         raise ConfigError(
             f"start.vision is {start.vision!r} and start.language {start.language!r}; a new model needs both, "
             "or start.model, whose parts they replace"
         )
-    tower, language = read_tower(start.vision), read_language(start.language)
+    tower, language = read_tower(start.vision, stored=narrow), read_language(start.language, stored=narrow)
+    widen(tower)
+    widen(language.decoder)
     before = language.encoding or EncoderConfig(template=_template(start))
     config = ChatConfig(vision=tower.config, text=language.decoder.config, image_token=0)
     with torch.device("meta"):
@@ -265,6 +272,7 @@ def _resize_vocabulary(model: ChatModel, first: int, count: int, vocab: int, dra
 
 def _with_rows(old: Tensor, first: int, count: int, vocab: int, draw: torch.Generator | None) -> Tensor:
     kept = min(len(old), vocab)
+    old = old.detach().float()  # a mean of rows is no 16 bit number
     new = old.new_empty(vocab, old.shape[1])
     new[:kept] = old[:kept]
     known = old[: min(first, len(old))]

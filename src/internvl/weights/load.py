@@ -35,6 +35,7 @@ DTYPES = {
 # fmt: on
 
 
+STORED = "stored"
 PIECE_BYTES = 32 << 20
 
 
@@ -51,24 +52,26 @@ def load(
     """A model from a hub id, a zoo name, a folder of any public layout or a `.pth`; None: the embedded nano.
 
     dtype None: as stored, but fp32 on a CPU (where it has bf16 units, dtype="bfloat16" is faster). device None: the
-    best one there is, several GPUs where one is too small; a sequence spreads the model over these.
+    best one there is, several GPUs where one is too small; a sequence spreads the model over these. dtype "stored":
+    each tensor in the very type that it has in the file.
     `compat="original"` chooses length-dependent rope as the original code does. Every tensor of the file must fit, and
     every one of the model must be there: `KeyMismatch` and `ShapeMismatch` name those that are not.
 
     >>> model = load("OpenGVLab/InternVL2_5-8B")  # doctest: +SKIP
     """
     check_compat(compat)
-    _named_dtype(dtype)
+    stored = dtype == STORED
+    _named_dtype(None if stored else dtype)
     devices = placement.devices_here(device)
     checkpoint = open_checkpoint(resolve(source, revision=revision, token=token))
     config, origin = _compatible(checkpoint.config, compat), checkpoint.origin
     same = config == checkpoint.config
     model = checkpoint.skeleton if same else empty_model(config, origin.raw, TABLE[origin.format])
-    kind = _dtype(checkpoint, dtype, devices[0])
+    kind = _dtype(checkpoint, None if stored else dtype, devices[0])
     where = _place(model, devices, kind, explicit=device is not None)
     mapped: set[int] = set()
     for name, tensor in checkpoint.tensors():
-        wanted, place = kind if tensor.is_floating_point() else tensor.dtype, where.device_of(name)
+        wanted, place = kind if tensor.is_floating_point() and not stored else tensor.dtype, where.device_of(name)
         stays = place.type == "cpu" and wanted == tensor.dtype and tensor.is_contiguous()
         if stays and tensor.data_ptr() not in mapped:  # adapters of a fused weight have one A for several layers
             mapped.add(tensor.data_ptr())

@@ -1,4 +1,7 @@
-"""Towers, language models and projectors for a new model, taken out of whatever checkpoint has them; all in fp32."""
+"""Towers, language models and projectors for a new model, taken out of whatever checkpoint has them.
+
+They come in fp32; with `stored`, in the types that they are stored in. A projector is small, and always in fp32.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class Language:
     """How prompts and pictures were prepared, where it is that of a chat model."""
 
 
-def read_tower(source: str | Path, *, pool: bool = False) -> VisionTransformer:
+def read_tower(source: str | Path, *, pool: bool = False, stored: bool = False) -> VisionTransformer:
     """The tower of an InternViT (any layout), a chat model or a pair, its adapters merged.
 
     `pool`: with its `clip_projector`, where it has one (a pair holds it beside the tower).
@@ -64,27 +67,28 @@ def read_tower(source: str | Path, *, pool: bool = False) -> VisionTransformer:
         tower.config = replace(tower.config, pool_dim=pair.embed_dim, pool_heads=pair.pool_heads)
         beside = ((f"clip_projector.{name}", tensor) for name, tensor in _tensors(checkpoint, "clip_projector."))
         tensors = chain(tensors, beside)
-    return _filled(tower, tensors)
+    return _filled(tower, tensors, stored)
 
 
-def read_language(source: str | Path) -> Language:
+def read_language(source: str | Path, *, stored: bool = False) -> Language:
     """A language model of its own, of any family and any kind of weight file, or that of a chat model."""
     path = resolve(source)
     found = look(path, {}) if path.is_dir() else None
     if found is not None and set(found.config.get("architectures") or ()).intersection(FAMILIES):
-        return _plain_language(path)
+        return _plain_language(path, stored)
     checkpoint = open_checkpoint(path)
     origin, config = checkpoint.origin, checkpoint.config
     if not isinstance(config, ChatConfig):
         raise UsageError(f"{source} has no language model (layout {origin.format!r}); name a chat model or a plain one")
     encoding = sidecars.read_encoding(origin.format, origin.raw, origin.files, config)
     nested = origin.raw["llm_config"] if origin.format == "custom" else write_text(config.text, newer=False)
-    model = _filled(checkpoint.skeleton.get_submodule("language_model"), _tensors(checkpoint, "language_model."))
+    empty = checkpoint.skeleton.get_submodule("language_model")
+    model = _filled(empty, _tensors(checkpoint, "language_model."), stored)
     assert isinstance(model, Decoder)
     return Language(model, dict(nested), sidecars.original_tokenizer(origin.files, origin.raw), encoding)
 
 
-def _plain_language(path: Path) -> Language:
+def _plain_language(path: Path, stored: bool) -> Language:
     weights = open_weights(path)
     handles = {name: handle for name, handle in weights.handles().items() if not name.endswith(CARRIED)}
     seen = look(path, handles)
@@ -102,7 +106,7 @@ def _plain_language(path: Path) -> Language:
             yield from zip(step.ours, step.rule.read([handles[name].read() for name in step.theirs]), strict=True)
             weights.release()
 
-    return Language(_filled(model, tensors()), raw, seen.files)
+    return Language(_filled(model, tensors(), stored), raw, seen.files)
 
 
 def read_projector(source: str | Path) -> dict[str, Tensor]:
@@ -130,13 +134,19 @@ def _tensors(checkpoint: Checkpoint, part: str) -> Iterator[tuple[str, Tensor]]:
         yield name.removeprefix(part), tensor
 
 
-def _filled(model: M, tensors: Iterator[tuple[str, Tensor]]) -> M:
-    """A model without memory, given its tensors; those that it has no place for are left out. Adapters are merged."""
-    places = model.state_dict()
+def _filled(model: M, tensors: Iterator[tuple[str, Tensor]], stored: bool) -> M:
+    """A model without memory, given its tensors; those that it has no place for are left out. Adapters are merged,
+    which takes fp32.
+    """
+    places, exact = model.state_dict(), stored and not adapters.adapted(model)
     for name, tensor in tensors:
         if name in places:
             owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(torch.float32, copy=True)))
+            setattr(
+                model.get_submodule(owner),
+                leaf,
+                nn.Parameter(tensor.to(tensor.dtype if exact else torch.float32, copy=True)),
+            )
     if adapters.adapted(model):
         adapters.merge(model)
     return model
