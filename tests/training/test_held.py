@@ -78,6 +78,7 @@ def learnt(model, dtype: str) -> tuple[float, dict[str, torch.Tensor]]:
     [
         (NAMES[0], "lora", "fp16"),
         *((name, "lora", "bf16") for name in NAMES),
+        (NAMES[0], "dora", "bf16"),
         *((NAMES[1], how, "bf16") for how in LEARNS),
     ],
 )

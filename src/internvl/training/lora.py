@@ -104,7 +104,8 @@ def _put_on(model: nn.Module, part: str, form: Form, learn: Learn, seed: int) ->
         raise ConfigError(f"{part} has no linear layer that takes an adapter; experts take none")
     if form.dora:  # measures the lengths of rows, in fp32
         for name in names:
-            to_fp32(model.get_parameter(f"{name}.weight"))
+            for parameter in model.get_submodule(name).parameters():
+                to_fp32(parameter)
     if learn.quantize is not None:
         for name in names:
             parent, _, child = name.rpartition(".")
