@@ -121,7 +121,7 @@ def _put_on(model: nn.Module, part: str, form: Form, learn: Learn, seed: int) ->
     with torch.random.fork_rng(devices=[]), _seen_in_fp32(model, names):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model.get_submodule(part))
-    for group in _fused(model, names):
+    for group in fused(model, names):
         first, *others = (model.get_submodule(name) for name in group)
         shared: Any = first.lora_A
         for other in others:
@@ -145,7 +145,7 @@ def _seen_in_fp32(model: nn.Module, names: Sequence[str]) -> Generator[None]:
             layer.weight = weight
 
 
-def _fused(model: Any, names: Sequence[str]) -> list[tuple[str, ...]]:
+def fused(model: Any, names: Sequence[str]) -> list[tuple[str, ...]]:
     """Groups of linear layers that the layout of the checkpoint stores as one."""
     layout = _layout(model)
     assert layout is not None
