@@ -115,6 +115,9 @@ class NoSuchName(UsageError):
 class EndpointError(InternVLError):
     """A server that was asked does not answer, or not as it should."""
 
+    status: int | None = None
+    """What it answered with, where it did: 400 is a request that it refuses."""
+
 
 class MissingExtra(InternVLError):
     """An optional dependency is not installed."""

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,79 @@ def test_two_runs_are_compared(table, model, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["tasks"][0]["samples"] == 6
 
 
+def test_the_files_hold_every_benchmark_of_the_folder(table, model, tmp_path, capsys):
+    """Asking for a second one shows that one; the first keeps its figures, even where its data has gone."""
+    other, out = tmp_path / "Other_Things.tsv", tmp_path / "run"
+    other.write_text(Path(table).read_text())
+    assert run(["eval", table, "--out", str(out), *model, "--compat", "original"]) == 0
+    first = json.loads((out / "scores.json").read_text())["scores"]["two-things"]
+    capsys.readouterr()
+    for _ in range(2):
+        assert run(["eval", str(other), "--out", str(out), *model]) == 0
+        printed = capsys.readouterr().out
+        assert "other-things" in printed
+        assert "two-things" not in printed
+        assert "(and of 1 more benchmark of this run)" in printed
+        scores = json.loads((out / "scores.json").read_text())["scores"]
+        assert set(scores) == {"two-things", "other-things"}
+        assert scores["two-things"] == first, "by the rules that it was scored with"
+        assert scores["other-things"]["rules"] == "paper"
+    assert all(f'data-task="{name}"' in (out / "report.html").read_text() for name in scores)
+    assert run(["eval", str(other), "--out", str(out), *model, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["scores"]) == {"other-things"}
+
+    Path(table).rename(tmp_path / "gone.tsv")
+    assert run(["score", str(out), "--task", "other-things"]) == 0
+    assert "two-things keeps the figures that it had, as it cannot be scored again: " in capsys.readouterr().out
+    left = json.loads((out / "scores.json").read_text())["scores"]["two-things"]
+    assert left["values"] == first["values"]
+    assert "say with --data in which folder the table is now" in left["left out"]
+    assert "two-things, not shown" in (out / "report.html").read_text()
+
+
+def test_questions_that_a_server_refuses(table, tmp_path, capsys):
+    """Counted, wrong, and not asked again; beyond what is allowed one line says how to go on."""
+    words = ["eval", table, "--out", str(tmp_path / "run"), "--at-once", "1"]
+    complaint = "the picture was flagged"
+    with serving(Endpoint(lambda body: completion("A"), failures=[400, 400], complaint=complaint)) as endpoint:
+        words += ["--endpoint", endpoint.url]
+        assert run(words) == 2
+        line = said(capsys)
+        assert "two-things: 2 of 6 not answered: 2 refused; 1 may fail. Such as " in line
+        assert line.endswith("the picture was flagged. Go on with --failures 2 or more; --again asks them again\n")
+        assert run([*words, "--failures", "2"]) == 0
+        assert "two-things: 2 of 6 not answered: 2 refused; counted as wrong" in capsys.readouterr().out
+        assert len(endpoint.bodies) == 6
+        assert run([*words, "--again"]) == 0
+        assert "not answered" not in capsys.readouterr().out
+        assert len(endpoint.bodies) == 8
+
+
+def test_notes_are_wrapped_in_a_terminal(tmp_path):
+    benchmark = replace(BENCHMARK, note="one two three " * 20)
+    row = Marked(Sample(id="1", prompt="?"), "a", Mark(1.0))
+    task = TaskResult(
+        benchmark=benchmark, asked={"samples": 1, "of": 1}, rows={0: [row]}, scores=benchmark.summarise([row]),
+        intervals={}, by_seed={}, compat=None, marked_by="rule",
+    )  # fmt: skip
+    result = RunResult(folder=tmp_path, manifest={"model": {"name": "nano"}}, tasks=(task,))
+    assert max(map(len, table_of(result, width=60).splitlines())) <= 60
+    assert table_of(result, width=60).split() == table_of(result).split()
+    assert max(map(len, table_of(result).splitlines())) > 200
+
+
+def test_tiles_that_a_checkpoint_does_not_cut_are_refused(table, tmp_path, capsys):
+    folder = tmp_path / "fixed"
+    shutil.copytree(golden("checkpoints/qwen2-v2_5-bf16"), folder)
+    config = json.loads((folder / "config.json").read_text()) | {"dynamic_image_size": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    words = ["eval", table, "--model", str(folder), "--out", str(tmp_path / "run"), "--limit", "1", "--device", "cpu"]
+    assert run([*words, "--max-tiles", "6"]) == 2
+    assert "--max-tiles 6: this checkpoint sees every picture as one tile; leave it out, or say 1" in said(capsys)
+    assert not (tmp_path / "run").exists()
+    assert run([*words, "--max-tiles", "1", "--max-new-tokens", "2"]) == 0
+
+
 def test_a_table_that_moved(table, model, tmp_path, capsys):
     assert run(["eval", table, "--out", str(tmp_path / "run"), *model]) == 0
     (tmp_path / "elsewhere").mkdir()
@@ -172,7 +246,7 @@ def test_the_published_score_stands_beside_it(tmp_path):
         ([], "no benchmark; name one"),
         (["pop"], "Did you mean 'pope'?"),
         (["nothing.tsv"], "nothing.tsv: there is no such table"),
-        (["pope", "--data", "nowhere"], "the data is not there; put nowhere/"),
+        (["pope", "--data", "nowhere"], "no data in nowhere; get it with --download, or put there pope/"),
         (["TABLE", "--seeds", "a"], "expected numbers such as 0,1,2"),
         (["TABLE", "--seeds", "0,1"], "several seeds with temperature 0"),
         (["TABLE", "--limit", "3", "--sample", "3"], "give one of them"),
@@ -180,6 +254,8 @@ def test_the_published_score_stands_beside_it(tmp_path):
         (["TABLE", "--judge", "http://localhost:9/v1", "--rules"], "by a judge or by the rule"),
         (["TABLE", "--extensions"], "are for a server"),
         (["TABLE", "--at-once", "3"], "are for a server"),
+        (["TABLE", "--patience", "3"], "are for a server"),
+        (["TABLE", "--failures", "many"], "--failures many: expected a number of questions, or a share"),
         (["TABLE", "--endpoint", "http://localhost:9/v1", "--batch-size", "3"], "--batch-size 3 is for a model on"),
         (["TABLE", "--endpoint", "http://localhost:9/v1", "--max-tiles", "3"], "hears of it only with --extensions"),
         (["TABLE", "--judge", "http://localhost:9/v1"], "--judge: no benchmark here needs a judge"),

@@ -149,8 +149,8 @@ def test_what_was_asked_otherwise_is_listed():
     both = compare(run(a, begun="1"), run(b, begun="2", model={"name": "InternVL2-2B", "hash": "sha256:12ab"}))
     assert both.run == {"model.name": ("InternVL2-8B", "InternVL2-2B")}
     text = as_text(both)
-    assert "model.name: 'InternVL2-8B' in a, 'InternVL2-2B' in b" in text
-    assert "colours, settings.max_tiles: 6 in a, 12 in b" in text
+    assert "model.name  'InternVL2-8B' in a, 'InternVL2-2B' in b" in text
+    assert "colours, settings.max_tiles  6 in a, 12 in b" in text
     assert "100 of 100 prompts differ" in text
 
 

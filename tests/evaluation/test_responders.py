@@ -9,7 +9,7 @@ from PIL import Image as Pillow
 
 from internvl.data.encode import Encoder
 from internvl.data.prompts import Image
-from internvl.errors import ContextOverflow, UsageError
+from internvl.errors import UsageError
 from internvl.evaluation import responders
 from internvl.evaluation.ask import conversation
 from internvl.evaluation.benchmark import Picture, Sample, Settings
@@ -87,10 +87,18 @@ def test_a_checkpoint_without_tiling_sees_one_tile(chat, asked):
     assert {tiles for reply in replies for tiles in reply.tiles or ()} == {1}
 
 
-def test_a_question_without_room_is_named(chat):
-    sample = Sample(id="s9", prompt="word " * 5000)
-    with pytest.raises(ContextOverflow, match="one of the samples s9: the conversation has"):
-        list(LocalResponder(chat, name="tiny").answer([Asked(sample, Settings())]))
+def test_a_question_without_room_fails_alone(chat):
+    """What shares a batch with it is answered as ever."""
+    settings = Settings(max_new_tokens=4)
+    asked = [Asked(Sample(id=f"s{n}", prompt="word " * (5000 if n in (1, 3) else n + 1)), settings) for n in range(6)]
+    found = {reply.asked.sample.id: reply for reply in LocalResponder(chat, name="tiny").answer(asked)}
+    assert {id for id, reply in found.items() if reply.failed} == {"s1", "s3"}
+    assert found["s1"].text == ""
+    assert found["s1"].failed.kind == "context"
+    assert "the conversation has" in found["s1"].failed.why
+    fitting = [one for one in asked if one.sample.id not in ("s1", "s3")]
+    for reply in LocalResponder(chat, name="tiny").answer(fitting):
+        assert found[reply.asked.sample.id].text == reply.text
 
 
 def test_what_is_written_down(chat):

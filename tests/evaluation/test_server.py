@@ -109,16 +109,41 @@ def test_pictures_with_other_budgets_than_each_other_cannot_be_told():
             list(responder.answer([Asked(sample, Settings())]))
 
 
-def test_an_answer_that_does_not_come_names_its_sample():
-    with serving(Endpoint(lambda body: completion("Yes."), failures=[400], complaint="too long")) as endpoint:
+QUESTION = Asked(Sample(id="s1", prompt="?"), Settings())
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_an_answer_that_does_not_come_names_its_sample(status):
+    """A wrong key or address, or a broken server, is no fault of the question."""
+    with serving(Endpoint(lambda body: completion("Yes."), failures=[status], complaint="no")) as endpoint:
         responder = EndpointResponder(Remote(endpoint.url, retries=0))
-        with pytest.raises(EndpointError, match=r"sample s1: .*too long"):
-            list(responder.answer([Asked(Sample(id="s1", prompt="?"), Settings())]))
-    with (
-        serving(Endpoint(lambda body: completion("", "content_filter"))) as endpoint,
-        pytest.raises(EndpointError, match="withheld its answer to sample s1"),
-    ):
-        list(EndpointResponder(Remote(endpoint.url)).answer([Asked(Sample(id="s1", prompt="?"), Settings())]))
+        with pytest.raises(EndpointError, match=rf"sample s1: .*HTTP {status}, no"):
+            list(responder.answer([QUESTION]))
+
+
+@pytest.mark.parametrize(
+    ("status", "complaint", "kind"),
+    [
+        (400, "This model's maximum context length is 8192 tokens", "context"),
+        (400, "the picture was flagged", "refused"),
+        (413, "too large", "refused"),
+        (422, "cannot be processed", "refused"),
+    ],
+)
+def test_a_question_that_a_server_refuses_fails_alone(status, complaint, kind):
+    with serving(Endpoint(lambda body: completion("Yes."), failures=[status], complaint=complaint)) as endpoint:
+        responder = EndpointResponder(Remote(endpoint.url, retries=0, at_once=1))
+        first, second = responder.answer([QUESTION, Asked(Sample(id="s2", prompt="?"), Settings())])
+    assert (first.text, first.failed.kind) == ("", kind)
+    assert complaint in first.failed.why
+    assert (second.text, second.failed) == ("Yes.", None)
+
+
+def test_an_answer_that_a_filter_withheld():
+    with serving(Endpoint(lambda body: completion("Half an", "content_filter"))) as endpoint:
+        [reply] = EndpointResponder(Remote(endpoint.url)).answer([QUESTION])
+    assert (reply.text, reply.failed.kind) == ("", "refused")
+    assert "content filter" in reply.failed.why
 
 
 def test_judges(chat):

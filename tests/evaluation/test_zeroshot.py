@@ -136,15 +136,35 @@ def test_several_classes_a_picture():
         assert classes_figures(rows).values["mean_average_precision"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("answer", ["Yes", "", "[1]", "{}", '{"ranked": []}'])
-def test_what_is_no_ranking_has_no_mark(answer):
-    sample = Sample(id="1", prompt="", answer=0, facts={"side": "text"})
+NO_RANKINGS = [
+    "Yes", "", "[1]", "{}", '{"ranked": []}', '{"ranked": 5, "scores": 5}', '{"ranked": {"a": 1}, "scores": "all"}',
+    '{"ranked": [[1]], "scores": [[1]]}', '{"ranked": [null], "scores": [null]}', '{"scores": [NaN]}',
+    '{"ranked": [true], "scores": [true, false]}', '{"scores": ["1", "0"]}', '{"scores": [1e999, 0]}',
+    '{"ranked": [1.5], "scores": [1' + "0" * 400 + "]}", '{"dual_softmax": 5}', "[" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", NO_RANKINGS)
+@pytest.mark.parametrize("compat", [None, "original"])
+def test_what_is_no_ranking_has_no_mark(answer, compat):
+    sample = Sample(id="1", prompt="", answer=[0], facts={"side": "text"})
     for mark in (mark_class, mark_found, mark_classes):
-        assert mark(sample, answer, compat=None).score is None
+        assert mark(sample, answer, compat=compat).score is None
     for name in ("zeroshot-folder", "zeroshot-voc2007-multilabel", "retrieval-coco"):
         scores = TABLE[name].summarise(marked(name, [(sample, answer)]))
         assert not scores.values
-        assert list(scores.withheld.values()) == ["1 of 1 answers are no rankings"]
+        assert list(scores.withheld.values()) == ["1 of 1 answers are no rankings: 1"]
+
+
+def test_what_is_no_ranking_is_counted_and_named():
+    good, bad = '{"scores": [0.1, 0.9]}', '{"scores": [0.1, 0.9, 0.3]}'
+    answers = [(Sample(id=f"q{n}", prompt="", answer=[1]), good if n else bad) for n in range(4)]
+    name = "zeroshot-voc2007-multilabel"
+    said = TABLE[name].summarise(marked(name, answers)).withheld["mean_average_precision"]
+    assert said == "1 of 4 answers have scores for another number of classes than 2: q0"
+    answers = [(Sample(id=f"q{n}", prompt="", answer=0), "?" if n else '{"ranked": [0]}') for n in range(9)]
+    [said] = TABLE["zeroshot-folder"].summarise(marked("zeroshot-folder", answers)).withheld.values()
+    assert said == "8 of 9 answers are no rankings: q1, q2, q3, q4, q5 and 3 more"
 
 
 def test_a_class_without_a_name(colours, embedder):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -287,6 +288,48 @@ def test_threads_that_learn_the_other_name_of_the_limit_together():
         remote = Remote(url, model="m", retries=0)
         found = remote.ask_all(range(2), lambda _: remote.ask(QUESTION, max_tokens=5).text)
         assert sorted(found) == [(0, "Yes."), (1, "Yes.")]
+
+
+def test_a_hanging_server_is_given_up_in_time():
+    """Patience bounds the attempts and the pauses together, however many retries are left."""
+    over = threading.Event()
+
+    class Hanging(Raw):
+        def do_POST(self) -> None:
+            over.wait(30)
+            self.close_connection = True
+
+    with standing(Hanging) as url:
+        try:
+            with pytest.raises(EndpointError) as caught:
+                Remote(url, model="m", patience=1.2, retries=50).ask(QUESTION, max_tokens=5)
+        finally:
+            over.set()
+    said = str(caught.value)
+    assert re.match(r"http://\S+: no answer in 1\.2 s \(asked (once|2 times), Request timed out", said)
+    assert said.endswith("; see what the server does, or wait longer (internvl eval: --patience SECONDS)")
+
+
+def test_a_busy_server_is_asked_again_but_not_without_end():
+    with serving(Endpoint(lambda body: completion("Yes."), failures=[503, 429])) as endpoint:
+        assert Remote(endpoint.url).ask(QUESTION, max_tokens=5).text == "Yes."
+    assert len(endpoint.bodies) == 3
+    with serving(Endpoint(lambda body: completion("Yes."), failures=[503] * 50)) as endpoint:
+        with pytest.raises(EndpointError, match=r"no answer in 2 s \(asked [2345] times, HTTP 503, told to fail\)"):
+            Remote(endpoint.url, patience=2.0, retries=50).ask(QUESTION, max_tokens=5)
+        with pytest.raises(EndpointError, match="HTTP 503, told to fail"):
+            Remote(endpoint.url, retries=1).ask(QUESTION, max_tokens=5)
+    for patience in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="patience"):
+            Remote(endpoint.url, model="m", patience=patience)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 500])
+def test_an_error_knows_its_status(status):
+    with serving(Endpoint(lambda body: completion("Yes."), failures=[status])) as endpoint:
+        with pytest.raises(EndpointError) as caught:
+            Remote(endpoint.url, retries=0).ask(QUESTION, max_tokens=5)
+    assert caught.value.status == status
 
 
 def test_no_more_threads_than_requests():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from internvl.cli.benchmarks import listing
 from internvl.cli.scores import (
     AsJson,
     Compat,
@@ -19,7 +20,6 @@ from internvl.cli.scores import (
     JudgeModel,
     JudgeName,
     check_needed,
-    columns,
     finish_run,
     rules_of,
 )
@@ -27,6 +27,7 @@ from internvl.errors import InternVLError, UsageError
 
 if TYPE_CHECKING:
     from internvl.evaluation.benchmark import Benchmark
+    from internvl.evaluation.failures import Allowed
     from internvl.evaluation.planning import Change, Task
     from internvl.evaluation.ranks import Ranks
     from internvl.evaluation.responders import Responder
@@ -37,6 +38,13 @@ Endpoint = Annotated[
 ]
 Key = Annotated[str | None, typer.Option(metavar="TEXT", help="Of the server. Default: $OPENAI_API_KEY.")]
 AtOnce = Annotated[int | None, typer.Option(help="Questions on their way to the server together. Default: 8.")]
+Patience = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="For one answer of the server in all. Default: 900.")
+]
+Failures = Annotated[
+    str | None, typer.Option(metavar="N|SHARE", help="Questions of a benchmark that may get no answer. Default: 1%.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Ask only what got no answer; --max-tiles may be another.")]
 Extensions = Annotated[
     bool, typer.Option("--extensions", help="Tell the server max_tiles and min_tokens too, which OpenAI does not know.")
 ]
@@ -54,6 +62,7 @@ class Server:
     url: str
     key: str | None
     at_once: int
+    patience: float
     extensions: bool
 
 
@@ -81,6 +90,16 @@ class Wanted:
     mark_by: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where answers go, and how many may be missing."""
+
+    out: Path
+    ranks: Ranks
+    allowed: Allowed
+    again: bool
+
+
 def evaluate(
     context: typer.Context,
     tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Benchmarks, or a TSV file.")] = None,
@@ -92,7 +111,10 @@ def evaluate(
     endpoint: Endpoint = None,
     key: Key = None,
     at_once: AtOnce = None,
+    patience: Patience = None,
     extensions: Extensions = False,
+    failures: Failures = None,
+    again: Again = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run. Default: runs/MODEL.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     sample: Annotated[int | None, typer.Option(help="Only so many samples, drawn by chance, always the same.")] = None,
@@ -125,12 +147,13 @@ def evaluate(
 
     torchrun --nproc-per-node 8 -m internvl eval ...      (each process answers a part)
     """
+    from internvl.evaluation.failures import Allowed
     from internvl.evaluation.planning import Change
     from internvl.evaluation.ranks import Ranks
 
     if listed:
         _alone(context)
-        typer.echo(_list(data or Path("data"), as_json))
+        typer.echo(listing(data or Path("data"), as_json))
         return
     change = Change(
         max_tiles=max_tiles, frames=frames, temperature=temperature, max_new_tokens=max_new_tokens, system=system
@@ -141,16 +164,18 @@ def evaluate(
     server = None
     if endpoint is not None:
         at_once = 8 if at_once is None else at_once
-        server = Server(url=endpoint, key=key, at_once=at_once, extensions=extensions)
+        patience = 900.0 if patience is None else patience
+        server = Server(url=endpoint, key=key, at_once=at_once, patience=patience, extensions=extensions)
     who = Who(
         model=model, server=server, batch_size=batch_size, device=device, dtype=dtype, revision=revision, mode=mode
     )
-    if server is None and (key is not None or extensions or at_once is not None):
-        raise UsageError("--key, --at-once and --extensions are for a server; give it with --endpoint URL")
+    if server is None and (key is not None or extensions or at_once is not None or patience is not None):
+        raise UsageError("--key, --at-once, --patience and --extensions are for a server; give it with --endpoint URL")
     out = out or Path("runs") / _run_name(model or ("endpoint" if endpoint else "nano"))
     ranks = Ranks.here()
     rules = None if ranks.rank else rules_of(compat, judge, judge_model, fallback)
-    _answer(planned, who, change, out, ranks)
+    allowed = Allowed() if failures is None else Allowed.parse(failures)
+    _answer(planned, who, change, Run(out=out, ranks=ranks, allowed=allowed, again=again))
     if rules is not None:
         finish_run(out, rules, [task.benchmark.name for task in planned], as_json=as_json)
 
@@ -205,17 +230,18 @@ def _download(benchmark: Benchmark, data: Path) -> None:
         obtain(benchmark, Folder(data), report=lambda _, done, total: advance(done, total or done))
 
 
-def _answer(planned: Sequence[Task], who: Who, change: Change, out: Path, ranks: Ranks) -> None:
+def _answer(planned: Sequence[Task], who: Who, change: Change, run: Run) -> None:
     """Ask what has no answer yet; returns when all processes are done."""
     from internvl.evaluation.manifest import begin
-    from internvl.evaluation.runner import answer_all
+    from internvl.evaluation.runner import answer_all, check_failures
 
+    out, ranks = run.out, run.ranks
     with ranks.joined():
         responder = _responder(planned, who, change, ranks)
         refused: InternVLError | OSError | None = None
         if ranks.rank == 0:
             try:
-                begin(out, {task.benchmark.name: task.about for task in planned}, responder.describe())
+                begin(out, {task.benchmark.name: task.about for task in planned}, responder.describe(), again=run.again)
             except (InternVLError, OSError) as error:
                 refused = error
         if not ranks.wait(refused is None):
@@ -224,11 +250,13 @@ def _answer(planned: Sequence[Task], who: Who, change: Change, out: Path, ranks:
             raise UsageError("the first process refused to begin; it says why")
         try:
             with _watching(planned, ranks) as watch:
-                answer_all(planned, responder, out, ranks=ranks, watch=watch)
+                answer_all(planned, responder, out, ranks=ranks, watch=watch, allowed=run.allowed, again=run.again)
         except KeyboardInterrupt:
             print(f"internvl: what was answered is in {out}; the same command goes on from there", file=sys.stderr)
             raise
         ranks.wait()
+    if ranks.rank == 0:
+        check_failures(planned, out, run.allowed)
 
 
 def _responder(planned: Sequence[Task], who: Who, change: Change, ranks: Ranks) -> Responder:
@@ -253,7 +281,18 @@ def _responder(planned: Sequence[Task], who: Who, change: Change, ranks: Ranks) 
             raise UsageError(f"--{name.replace('_', '-')} {getattr(change, name)}: {why}; leave it out")
     if path is None:
         return _elsewhere(who)
+    if change.max_tiles not in (None, 1) and not pair and not _tiles(path):
+        raise UsageError(
+            f"--max-tiles {change.max_tiles}: this checkpoint sees every picture as one tile; leave it out, or say 1"
+        )
     return _pair_here(path, who, ranks) if pair else _chat_here(path, who, ranks)
+
+
+def _tiles(path: Path) -> bool:
+    """Whether a checkpoint cuts pictures into tiles."""
+    from internvl.weights.load import load_encoder
+
+    return load_encoder(path).config.dynamic
 
 
 def _elsewhere(who: Who) -> Responder:
@@ -265,7 +304,8 @@ def _elsewhere(who: Who) -> Responder:
     for name, value in here.items():
         if value is not None:
             raise UsageError(f"{name} {value} is for a model on this machine, but --endpoint asks a server")
-    remote = Remote(who.server.url, model=who.model, key=who.server.key, at_once=who.server.at_once)
+    server = who.server
+    remote = Remote(server.url, model=who.model, key=server.key, at_once=server.at_once, patience=server.patience)
     return EndpointResponder(remote, extensions=who.server.extensions)
 
 
@@ -344,37 +384,3 @@ def _watching(planned: Sequence[Task], ranks: Ranks) -> Generator[Watch | None]:
             bars.update(ids[found.task.benchmark.name], completed=found.done, total=found.total, score=score)
 
         yield watch
-
-
-def _list(data: Path, as_json: bool) -> str:
-    """Every benchmark, and whether its data is there."""
-    import json
-
-    from internvl.evaluation.folder import Folder
-    from internvl.evaluation.planning import source_of
-    from internvl.evaluation.tasks import TABLE
-
-    folder = Folder(data)
-    found = [(benchmark, source_of(benchmark, folder)) for benchmark in TABLE.values()]
-    if as_json:
-        return json.dumps(
-            [
-                {
-                    "name": benchmark.name,
-                    "title": benchmark.title,
-                    "group": benchmark.group,
-                    "paper": benchmark.paper,
-                    "judge": benchmark.judging is not None,
-                    "data": None if source is None else source.layout,
-                    "files": {s.layout: [file.path for file in s.files] for s in benchmark.sources},
-                }
-                for benchmark, source in found
-            ],
-            ensure_ascii=False,
-        )
-    rows = [("benchmark", "title", "group", f"data in {data}")]
-    for benchmark, source in found:
-        judged = ", judged" if benchmark.judging is not None else ""
-        there = "-" if source is None else source.layout
-        rows.append((benchmark.name, benchmark.title, benchmark.group + judged, there))
-    return columns(rows)

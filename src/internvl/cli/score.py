@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from internvl.cli.scores import AsJson, Compat, Data, Fallback, JudgeModel, JudgeName, check_needed, finish, rules_of
+from internvl.cli.scores import (
+    AsJson,
+    Compat,
+    Data,
+    Fallback,
+    JudgeModel,
+    JudgeName,
+    check_needed,
+    finish,
+    rules_of,
+    terminal_width,
+)
 from internvl.errors import UsageError
 
 
@@ -31,7 +42,7 @@ def score(
     internvl score runs/new --against runs/old      (a paired test for each benchmark)
     """
     from internvl.evaluation.manifest import read_manifest
-    from internvl.evaluation.scoring import score_run
+    from internvl.evaluation.scoring import score_folder, score_run
     from internvl.evaluation.tasks import TABLE
 
     for folder in (run, against):
@@ -42,14 +53,16 @@ def score(
     names = task or read_manifest(run)["tasks"]
     check_needed(judge, fallback, [TABLE[name] for name in names if name in TABLE])
     rules = rules_of(compat, judge, judge_model, fallback)
-    result = score_run(run, rules=rules, data=data, only=task or ())
     if against is None:
-        finish(result, as_json=as_json)
+        finish(score_folder(run, list(names), rules=rules, data=data), list(names), as_json=as_json)
         return
+    result = score_run(run, rules=rules, data=data, only=task or ())
     import json
 
     from internvl.evaluation.comparison import as_json as compared
     from internvl.evaluation.comparison import as_text, compare
 
     found = compare(score_run(against, rules=rules, data=data, only=task or ()), result)
-    typer.echo(json.dumps(compared(found), ensure_ascii=False) if as_json else as_text(found))
+    typer.echo(
+        json.dumps(compared(found), ensure_ascii=False) if as_json else as_text(found, width=terminal_width() or 100)
+    )

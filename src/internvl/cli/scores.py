@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -69,15 +71,16 @@ def _judge(name: str, model: str | None) -> Judge:
 
 
 def finish_run(out: Path, rules: Rules, tasks: Sequence[str], *, as_json: bool) -> None:
-    """Score what `internvl eval` was asked for."""
-    from internvl.evaluation.scoring import score_run
+    """Score what `internvl eval` was asked for, and show it; the files hold all benchmarks of the run."""
+    from internvl.evaluation.scoring import score_folder
 
-    finish(score_run(out, rules=rules, only=tasks), as_json=as_json)
+    finish(score_folder(out, tasks, rules=rules), tasks, as_json=as_json)
 
 
-def finish(result: RunResult, *, as_json: bool) -> None:
-    """Write scores and report, and print the table."""
+def finish(result: RunResult, names: Sequence[str], *, as_json: bool) -> None:
+    """Write scores and report of the run, and print the table of these benchmarks."""
     import json
+    from dataclasses import replace
 
     from internvl.evaluation import scoring
     from internvl.evaluation.report import write_report
@@ -87,15 +90,31 @@ def finish(result: RunResult, *, as_json: bool) -> None:
         report = f"{write_report(result)} shows the answers"
     except MissingExtra as error:  # the figures are there without it
         report = str(error)
+    asked = tuple(task for task in result.tasks if task.benchmark.name in names)
+    shown = replace(result, tasks=asked, left_out={})
     if as_json:
-        typer.echo(json.dumps({"folder": str(result.folder), **scoring.as_json(result)}, ensure_ascii=False))
+        typer.echo(json.dumps({"folder": str(result.folder), **scoring.as_json(shown)}, ensure_ascii=False))
         return
-    typer.echo(table(result))
-    typer.echo(f"\n{result.folder / 'scores.json'} has every figure; {report}.")
+    typer.echo(table(shown, width=terminal_width()))
+    for name, left in result.left_out.items():
+        kept = "keeps the figures that it had" if left.before else "has no figures"
+        typer.echo(f"\n{name} {kept}, as it cannot be scored again: {left.why}")
+    others = len(result.tasks) - len(asked)
+    more = f" (and of {others} more benchmark{'s' * (others > 1)} of this run)" if others else ""
+    typer.echo(f"\n{result.folder / 'scores.json'} has every figure{more}; {report}.")
 
 
-def table(result: RunResult) -> str:
-    """The figures, each with its interval and the published score."""
+def terminal_width() -> int | None:
+    """Columns of the terminal that is written to; None: a file or a pipe, where lines stay whole."""
+    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
+
+
+def table(result: RunResult, *, width: int | None = None) -> str:
+    """The figures, each with its interval and the published score; notes are wrapped at `width`."""
+    from textwrap import wrap
+
+    from internvl.evaluation.failures import told_of
+
     rows = [("benchmark", "figure", "score", "95 %", "published")]
     notes: list[str] = []
     for task in result.tasks:
@@ -107,8 +126,10 @@ def table(result: RunResult) -> str:
         notes += [f"{name}: {figure} is withheld: {why}" for figure, why in task.scores.withheld.items()]
         subset = task.asked.get("samples"), task.asked.get("of")
         notes += [f"{name}: {subset[0]} of {subset[1]} samples"] if subset[0] != subset[1] else []
-        notes += [f"{name}: {said}" for said in _how(task)]
+        notes += [f"{name}: {said}" for said in (*told_of(task.rows), *_how(task))]
         notes += [f"{name}: {task.benchmark.note}"] if task.benchmark.note else []
+    if width is not None:
+        notes = [line for note in notes for line in wrap(note, width, subsequent_indent="  ", break_long_words=False)]
     return "\n".join([columns(rows), *([""] if notes else []), *notes])
 
 

@@ -74,12 +74,25 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a question has no answer, though it was asked: `context` is too long for the model, `refused` by a server."""
+
+    kind: Literal["context", "refused"]
+    why: str
+    """On one line, as the model or the server said it."""
+
+
+@dataclass(frozen=True)
 class Marked:
     """A sample with its answer and mark."""
 
     sample: Sample
     answer: str
+    """Nothing where `failed` says why."""
     mark: Mark
+    failed: Failure | None = None
+    max_tiles: int | None = None
+    """Where it was asked again with another number of tiles than the run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +104,9 @@ class Scores:
     """By a fact of the samples: {"category": {"ocr": 71.2, ...}}."""
     withheld: Mapping[str, str] = field(default_factory=dict[str, str])
     """Figures that are not given, and why: {"SPICE": "Java is not installed"}."""
+    means: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Which of `values` are the mean of the marks of all rows, and times what: {"accuracy": 100.0}. Their intervals
+    are those of a mean; any other figure has the jackknife's."""
 
 
 Summarise = Callable[[Sequence[Marked]], Scores]
@@ -117,7 +133,7 @@ def mean_score(name: str = "accuracy", *, by: Sequence[str] = (), scale: float =
                     members[str(row.sample.facts[fact])].append(score)
             if members:
                 groups[fact] = {key: scale * sum(found) / len(found) for key, found in sorted(members.items())}
-        return Scores(values={name: scale * sum(scores) / len(scores)}, groups=groups)
+        return Scores(values={name: scale * sum(scores) / len(scores)}, groups=groups, means={name: scale})
 
     return summarise
 
@@ -156,6 +172,8 @@ class Judging:
     """The judge that the published scores were given by."""
     max_new_tokens: int = 1024
     temperature: float = 0.0
+    failed: Mark = Mark(0.0)
+    """What a question is worth that was not answered; no judge is asked about it."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ Only like is compared with like: the same samples with the same truth, scored by
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from textwrap import wrap
 from typing import Any
 
 from internvl.errors import UsageError
@@ -19,6 +20,8 @@ from internvl.evaluation.benchmark import Marked, Sample
 from internvl.evaluation.results import Interval, RunResult, TaskResult
 from internvl.metrics.statistics import bootstrap_mean, holm, jackknife, mcnemar, paired_permutation
 
+LONGEST = 40
+"""Letters of a value in a line."""
 SHOWN = 5
 """Names that an error or a line of the table lists."""
 
@@ -49,6 +52,8 @@ class TaskComparison:
     """What `run.json` says otherwise of this task: {"settings.max_tiles": (6, 12)}."""
     prompts_differ: int
     """Samples whose prompts are not the same letters."""
+    failed: tuple[int, int] = (0, 0)
+    """Questions without an answer in a and in b; they count as wrong answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +177,7 @@ def _compare(a: TaskResult, b: TaskResult, pairs: Sequence[_Pair], seed: int) ->
     complete = len(marks) == len(pairs)
     value_a, value_b = a.scores.values[figure], b.scores.values[figure]
     alone = complete and len({together(pair.sample) for pair in pairs}) == len(pairs)
-    scale = _scale(scores_a, scores_b, value_a, value_b) if alone else None
+    scale = a.scores.means.get(figure) if alone else None
     if scale is None:
         found = jackknife(
             pairs, lambda some: _difference(a, some, figure), seed=seed, cluster=lambda pair: together(pair.sample)
@@ -200,6 +205,7 @@ def _compare(a: TaskResult, b: TaskResult, pairs: Sequence[_Pair], seed: int) ->
         better_in_b=tuple(better[1]),
         asked=_otherwise(a.asked, b.asked),
         prompts_differ=sum(pair.sample.prompt != pair.b[0].sample.prompt for pair in pairs),
+        failed=(_failed(pair.a for pair in pairs), _failed(pair.b for pair in pairs)),
     )
 
 
@@ -220,17 +226,12 @@ def _mean(rows: Sequence[Marked]) -> float | None:
     return math.fsum(scores) / len(scores) if len(scores) == len(rows) else None
 
 
+def _failed(rows: Iterable[Sequence[Marked]]) -> int:
+    return sum(row.failed is not None for given in rows for row in given)
+
+
 def _higher(one: float | None, other: float | None) -> bool:
     return one is not None and other is not None and one > other + 1e-9
-
-
-def _scale(a: Sequence[float], b: Sequence[float], value_a: float, value_b: float) -> float | None:
-    """100 or 1 where the figure is so many times the mean of the marks; None where it is made in another way."""
-    for scale in (100.0, 1.0):
-        means = (scale * math.fsum(a) / len(a), scale * math.fsum(b) / len(b))
-        if math.isclose(means[0], value_a, abs_tol=1e-6) and math.isclose(means[1], value_b, abs_tol=1e-6):
-            return scale
-    return None
 
 
 def _difference(task: TaskResult, pairs: Sequence[_Pair], figure: str) -> dict[str, float]:
@@ -268,7 +269,7 @@ def _corrected(found: Sequence[TaskComparison]) -> tuple[TaskComparison, ...]:
 HEADINGS = ("benchmark", "figure", "samples", "a", "b", "b - a", "95 %", "p", "p (Holm)", "better in a | b")
 
 
-def as_text(found: Comparison) -> str:
+def as_text(found: Comparison, *, width: int = 100) -> str:
     """A table for the terminal. Where the interval does not hold 0 and p is small, the difference is more than luck."""
     rows = [HEADINGS, *(_cells(task) for task in found.tasks)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
@@ -277,16 +278,31 @@ def as_text(found: Comparison) -> str:
         cells = [cell.ljust(width) if column < 2 else cell.rjust(width)
                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         lines.append("  ".join(cells).rstrip())
-    lines += [""] + [f"{key}: {_brief(one)} in a, {_brief(other)} in b" for key, (one, other) in found.run.items()]
+    lines += ["", *_differences(found.run, width)]
     for task in found.tasks:
-        differences = {f"{task.task}, {key}": pair for key, pair in task.asked.items()}
-        lines += [f"{key}: {_brief(one)} in a, {_brief(other)} in b" for key, (one, other) in differences.items()]
+        lines += _differences({f"{task.task}, {key}": pair for key, pair in task.asked.items()}, width)
         if task.prompts_differ:
             lines.append(f"{task.task}: {task.prompts_differ} of {task.samples} prompts differ")
+        if any(task.failed):
+            lines.append(f"{task.task}: not answered, counted as wrong: {task.failed[0]} in a, {task.failed[1]} in b")
     lines += [f"{name}: withheld, {why}" for name, why in found.withheld.items()]
     for side, names in (("a", found.only_a), ("b", found.only_b)):
         lines += [f"only in {side}: {', '.join(names)}"] if names else []
     return "\n".join(lines).rstrip()
+
+
+def _differences(found: Mapping[str, tuple[Any, Any]], width: int) -> list[str]:
+    """What differs, one key a line under each other; what only one of the runs says of itself is named together."""
+    both = {key: pair for key, pair in found.items() if None not in pair}
+    rows = [(key, _brief(one), _brief(other)) for key, (one, other) in both.items()]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    lines = [f"{key:<{widths[0]}}  {one:<{widths[1]}} in a, {other} in b" for key, one, other in rows]
+    for side, place in (("a", 0), ("b", 1)):
+        alone = [
+            f"{key} {_brief(pair[place])}" for key, pair in found.items() if None in pair and pair[place] is not None
+        ]
+        lines += wrap(f"only {side} says: {', '.join(alone)}", width, subsequent_indent="  ") if alone else []
+    return lines
 
 
 def _cells(task: TaskComparison) -> tuple[str, ...]:
@@ -313,4 +329,4 @@ def _listed(names: Mapping[str, object]) -> str:
 
 def _brief(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

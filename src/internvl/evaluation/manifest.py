@@ -20,10 +20,15 @@ PACKAGES = ("internvl", "torch", "numpy", "pillow", "tokenizers", "sentencepiece
 """Whose versions are written down."""
 
 
-def begin(out: Path, tasks: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> None:
+TILES = ("max_tiles", "together")
+"""Settings that may be others where what failed is asked again."""
+
+
+def begin(out: Path, tasks: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], *, again: bool = False) -> None:
     """Write `run.json`, or see that the one that is there was made in the same way; new tasks and seeds are added.
 
-    tasks: what is written down of each. about: what the responder says of itself.
+    tasks: what is written down of each. about: what the responder says of itself. again: only what failed will be
+    asked, so nothing may be new, and the tiles may be others.
     """
     new = not (out / "run.json").exists()
     told, about = _plain(tasks), _plain(about)
@@ -37,6 +42,11 @@ def begin(out: Path, tasks: Mapping[str, Mapping[str, Any]], about: Mapping[str,
     _check_same(out, "the model", found.get("model"), about.get("model"))
     merged: dict[str, Any] = dict(found["tasks"])
     for name, asked in told.items():
+        if again:
+            if name not in merged or not {*asked["seeds"]} <= {*merged[name]["seeds"]}:
+                raise UsageError(f"--again: {out} has not asked {name} with these seeds yet; leave out --again")
+            fixed = {key: merged[name]["settings"][key] for key in TILES}
+            asked = {**asked, "settings": {**asked["settings"], **fixed}}
         if name not in merged:
             merged[name] = asked
             continue

@@ -139,20 +139,22 @@ def source_of(benchmark: Benchmark, folder: Folder) -> Source | None:
 
 
 def missing_files(benchmark: Benchmark, folder: Folder) -> str:
-    """Which files to put where, for each form that the data may have."""
+    """What to put where: of each form that the data may have the first file, and where that is from.
+
+    All of them with their addresses are in `internvl eval --list --json`.
+    """
+    possible = any(all(can_be_had(f) or folder.has(f) for f in source.files) for source in benchmark.sources)
     forms: list[str] = []
     for source in benchmark.sources:
         absent = [file for file in source.files if not folder.has(file)]
-        named = [f"{folder.root / file.path}{_whence(file.url or file.hint)}" for file in absent[:3]]
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        forms.append(f"{', '.join(named)}{more} ({source.layout} layout)")
-    possible = any(all(can_be_had(f) or folder.has(f) for f in source.files) for source in benchmark.sources)
-    download = "; or get it with --download" if possible else ""
-    return f"the data is not there; put {'; or '.join(forms)}; or name another folder with --data{download}"
-
-
-def _whence(text: str) -> str:
-    return f" [{text}]" if text else ""
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        whence = absent[0].url or absent[0].hint
+        forms.append(f"{absent[0].path}{more}" + (f" [{whence}]" if whence and not possible else ""))
+    download = "get it with --download, or " if possible else ""
+    every = "; all files and addresses: internvl eval --list --json" if any(" more" in form for form in forms) else ""
+    return (
+        f"no data in {folder.root}; {download}put there {', or '.join(forms)} (or name its folder with --data){every}"
+    )
 
 
 def digest(samples: Sequence[Sample]) -> str:

@@ -24,6 +24,7 @@ from internvl.data.image import to_rgb
 from internvl.data.media import open_image, open_video
 from internvl.errors import InternVLError, MissingExtra
 from internvl.evaluation.benchmark import Marked, Published, Sample
+from internvl.evaluation.failures import told_of
 from internvl.evaluation.results import Interval, RunResult, TaskResult
 from internvl.evaluation.store import write_whole
 
@@ -148,7 +149,10 @@ def report_html(result: RunResult, *, bounds: Bounds | None = None) -> str:
     return page.render(
         run=result,
         model=_model_name(result.manifest),
-        facts=list(_facts(result.manifest)),
+        facts=[
+            *_facts(result.manifest),
+            *((f"{name}, not shown", shortened(left.why, 200)) for name, left in result.left_out.items()),
+        ],
         manifest=pretty({key: value for key, value in result.manifest.items() if key != "tasks"}),
         sections=sections,
         categories=sorted({card.category for section in sections for card in section.cards} - {""}),
@@ -201,6 +205,7 @@ def _section(task: TaskResult, model: str, bounds: Bounds, space: Space) -> Sect
 def _how(task: TaskResult, seed: int) -> Iterator[str]:
     if task.asked.get("samples") != task.asked.get("of"):
         yield f"{task.asked.get('samples')} of {task.asked.get('of')} samples"
+    yield from told_of(task.rows)
     if task.marked_by == "fallback":
         yield "marked by a rule that stands in for a judge, because it was asked for; no published score is comparable"
     if task.compat is not None:
@@ -295,7 +300,7 @@ def _card(row: Marked, fact: str, bounds: Bounds, space: Space) -> Card:
         score=row.mark.score,
         category=f"{fact}: {known}" if isinstance(known, bool) else str(known),
         prompt=shortened(sample.prompt, most),
-        answer=shortened(row.answer, most),
+        answer=shortened(row.answer if row.failed is None else f"(not answered: {row.failed.why})", most),
         truth=shortened(readable(sample.answer), most),
         parsed=None if row.mark.parsed is None else shortened(row.mark.parsed, most),
         parts=row.mark.parts,

@@ -16,15 +16,18 @@ from internvl.data.image import choose_grid
 from internvl.data.prompts import Image, Message, Text
 from internvl.errors import ContextOverflow, DataError, EndpointError, InternVLError, UsageError
 from internvl.evaluation.ask import Shown, show
-from internvl.evaluation.benchmark import Judging, Sample, Settings
+from internvl.evaluation.benchmark import Failure, Judging, Sample, Settings
 from internvl.inference.chat import Chat
-from internvl.inference.remote import Remote, contents
+from internvl.inference.remote import Remote, Said, contents
 from internvl.inference.sampling import SamplingConfig
 
 WINDOW = 4
 """Batches among which questions of similar length are looked for."""
 PIXELS = 200_000_000
 """Of the opened pictures of a window; a pixel takes up to four bytes."""
+
+OF_THIS_QUESTION = (400, 413, 422)
+"""HTTP statuses by which a server refuses a question; others tell of the server, the key or the address."""
 
 WHOLE = 64 * 2**20
 """A weight file of at most this many bytes is hashed whole."""
@@ -50,6 +53,8 @@ class Reply:
     finish: str | None = None
     tokens: int | None = None
     tiles: tuple[int, ...] | None = None
+    failed: Failure | None = None
+    """Why there is no answer to this question, though there may be to others."""
 
 
 class Responder(Protocol):
@@ -123,16 +128,21 @@ class LocalResponder:
         return _Ready(asked, messages, tiles * config.slots_per_tile + len(asked.sample.prompt) // 3, pixels)
 
     def _batch(self, batch: Sequence[_Ready]) -> Iterator[Reply]:
-        """Answer questions together; where one has no room, it is said which."""
+        """Answer questions together; one that has no room is left out and said to have failed."""
         try:
             answers = self._chat.batch(
                 [ready.messages for ready in batch],
                 sampling=[sampling_of(ready.asked) for ready in batch],
                 batch_size=self._size,
             )
-        except ContextOverflow as error:
-            names = ", ".join(ready.asked.sample.id for ready in batch)
-            raise ContextOverflow(f"one of the samples {names}: {error}") from None
+        except ContextOverflow as error:  # before any of them is answered
+            if len(batch) == 1:
+                yield Reply(batch[0].asked, "", failed=Failure("context", one_line(error)))
+                return
+            half = len(batch) // 2
+            yield from self._batch(batch[:half])
+            yield from self._batch(batch[half:])
+            return
         for ready, answer in zip(batch, answers, strict=True):
             yield Reply(ready.asked, answer.text, answer.finish, answer.usage.completion, answer.tiles)
 
@@ -146,6 +156,11 @@ class _Ready:
     length: int
     """About how many tokens it has."""
     pixels: int
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, short enough for an answers file."""
+    return " ".join(str(error).split())[:500]
 
 
 def _one_tile_each(message: Message) -> Message:
@@ -247,11 +262,13 @@ class EndpointResponder:
     def answer(self, questions: Iterable[Asked]) -> Iterator[Reply]:
         # Pictures are opened as requests are drawn, in this thread: readers of archives need not be safe for threads.
         for request, said in self._remote.ask_all(map(self._request, questions), self._ask):
-            if said.finish == "content_filter":
-                raise EndpointError(
-                    f"the server withheld its answer to sample {request.asked.sample.id} (content filter)"
-                )
-            yield Reply(request.asked, said.text.strip(), said.finish, said.tokens)
+            if isinstance(said, Failure):
+                yield Reply(request.asked, "", failed=said)
+            elif said.finish == "content_filter":
+                why = "the server withheld its answer (content filter)"
+                yield Reply(request.asked, "", said.finish, said.tokens, failed=Failure("refused", why))
+            else:
+                yield Reply(request.asked, said.text.strip(), said.finish, said.tokens)
 
     def _request(self, asked: Asked) -> _Request:
         shown = show(asked.sample, asked.settings)
@@ -262,7 +279,7 @@ class EndpointResponder:
                 extra["max_tiles"] = budget
         return _Request(asked, contents(shown.messages, shown.files), extra)
 
-    def _ask(self, request: _Request) -> Any:
+    def _ask(self, request: _Request) -> Said | Failure:
         settings, drawn = request.asked.settings, request.asked.settings.temperature > 0
         try:
             return self._remote.ask(
@@ -274,6 +291,9 @@ class EndpointResponder:
                 extra=request.extra,
             )
         except InternVLError as error:
+            if isinstance(error, EndpointError) and error.status in OF_THIS_QUESTION:
+                said = one_line(error)
+                return Failure("context" if "context" in said.casefold() else "refused", said)
             raise type(error)(f"sample {request.asked.sample.id}: {error}") from None
 
 

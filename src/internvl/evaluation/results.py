@@ -14,7 +14,7 @@ A run is one folder; only `answers` cannot be made again from the rest:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,15 @@ class TaskResult:
     """The judge that was asked, and the version of its prompt."""
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A benchmark of the run that could not be scored again with the others."""
+
+    why: str
+    before: Mapping[str, Any] | None
+    """What `scores.json` said of it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """A run, scored."""
@@ -52,3 +61,4 @@ class RunResult:
     manifest: Mapping[str, Any]
     """`run.json`."""
     tasks: tuple[TaskResult, ...]
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict[str, LeftOut])

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from internvl.evaluation.benchmark import Sample
+from internvl.evaluation.failures import Allowed, check, worth
 from internvl.evaluation.planning import Task
 from internvl.evaluation.ranks import Ranks
-from internvl.evaluation.responders import Asked, Responder
-from internvl.evaluation.store import Answered, Store
+from internvl.evaluation.responders import Asked, Reply, Responder
+from internvl.evaluation.store import Answered, Store, read_answers
 from internvl.evaluation.zeroshot import responder_of
 
 Watch = Callable[["Progress"], None]
@@ -34,46 +34,98 @@ class Progress:
 
 
 def answer_all(
-    tasks: Sequence[Task], responder: Responder, out: Path, *, ranks: Ranks | None = None, watch: Watch | None = None
+    tasks: Sequence[Task],
+    responder: Responder,
+    out: Path,
+    *,
+    ranks: Ranks | None = None,
+    watch: Watch | None = None,
+    allowed: Allowed | None = None,
+    again: bool = False,
 ) -> int:
-    """Ask what has no answer yet, in order; how many answers came. `begin` comes first."""
-    ranks = ranks or Ranks()
-    return sum(_answer(task, responder, out, ranks, watch) for task in tasks)
+    """Ask what has no answer yet, in order; how many answers came. `begin` comes first.
 
-
-def _answer(task: Task, responder: Responder, out: Path, ranks: Ranks, watch: Watch | None) -> int:
-    mine = [task.samples[place] for place in ranks.part(len(task.samples))]
-    total, came = len(mine) * len(task.seeds), 0
-    responder = responder_of(responder, task.benchmark, task.data)
-    marks: list[float] = []
-    with Store(out / task.benchmark.name, rank=ranks.rank, world=ranks.world) as store:
-        asked = [
-            Asked(sample, task.settings, seed)
-            for seed in task.seeds
-            for sample in mine
-            if (sample.id, seed) not in store
-        ]
-        done = total - len(asked)
-        for reply in responder.answer(iter(asked)):
-            sample = reply.asked.sample
-            found = Answered(
-                id=sample.id,
-                seed=reply.asked.seed,
-                answer=reply.text,
-                finish=reply.finish,
-                tokens=reply.tokens,
-                tiles=reply.tiles,
-            )
-            store.add(found)
-            came += 1
-            if watch is not None:
-                _note(task, sample, reply.text, marks)
-                watch(Progress(task, done + came, total, 100 * sum(marks) / len(marks) if marks else None))
+    allowed: how many questions of a benchmark may fail, 1 % if nothing is said; UsageError beyond it. again: ask those
+    that failed before, and nothing else; with other tiles than the run's that is written beside each answer.
+    """
+    ranks, allowed = ranks or Ranks(), allowed or Allowed()
+    came = 0
+    for task in tasks:
+        mine = [task.samples[place] for place in ranks.part(len(task.samples))]
+        with Store(out / task.benchmark.name, rank=ranks.rank, world=ranks.world) as store:
+            came += _answer(task, responder, store, [sample.id for sample in mine], watch, allowed, again)
     return came
 
 
-def _note(task: Task, sample: Sample, answer: str, marks: list[float]) -> None:
+def check_failures(tasks: Sequence[Task], out: Path, allowed: Allowed) -> None:
+    """That not too much failed of all that every process wrote."""
+    for task in tasks:
+        found = {one.key: one.failed for one in read_answers(out / task.benchmark.name) if one.failed is not None}
+        check(task.benchmark.name, found, len(task.samples) * len(task.seeds), allowed)
+
+
+def _answer(
+    task: Task,
+    responder: Responder,
+    store: Store,
+    mine: Sequence[str],
+    watch: Watch | None,
+    allowed: Allowed,
+    again: bool,
+) -> int:
+    failed = store.failed
+
+    def whether_to_go_on() -> None:
+        check(task.benchmark.name, failed, len(task.samples) * len(task.seeds), allowed)
+
+    if not again:
+        whether_to_go_on()
+    known, tiles = {sample.id: sample for sample in task.samples}, task.settings.max_tiles if again else None
+    asked = [
+        Asked(known[id], task.settings, seed)
+        for seed in task.seeds
+        for id in mine
+        if ((id, seed) in failed if again else (id, seed) not in store)
+    ]
+    total, came = len(mine) * len(task.seeds), 0
+    done = total - len(asked)
+    marks: list[float] = []
+    for reply in responder_of(responder, task.benchmark, task.data).answer(iter(asked)):
+        found = _written(reply, tiles)
+        store.add(found)
+        came += 1
+        if watch is not None:
+            _note(task, reply, marks)
+            watch(Progress(task, done + came, total, 100 * sum(marks) / len(marks) if marks else None))
+        if found.failed is None:
+            failed.pop(found.key, None)
+        else:
+            failed[found.key] = found.failed
+            if not again:
+                whether_to_go_on()
+    whether_to_go_on()
+    return came
+
+
+def _written(reply: Reply, tiles: int | None) -> Answered:
+    return Answered(
+        id=reply.asked.sample.id,
+        seed=reply.asked.seed,
+        answer=reply.text,
+        finish=reply.finish,
+        tokens=reply.tokens,
+        tiles=reply.tiles,
+        failed=reply.failed,
+        max_tiles=tiles,
+    )
+
+
+def _note(task: Task, reply: Reply, marks: list[float]) -> None:
     """The mark of an answer for the running score; a judge's is not known yet."""
     if task.benchmark.judging is None:
-        score = task.benchmark.mark(sample, answer, compat=None).score
+        sample = reply.asked.sample
+        if reply.failed is None:
+            score = task.benchmark.mark(sample, reply.text, compat=None).score
+        else:
+            score = worth(task.benchmark, sample, compat=None, judged=False).score
         marks += [] if score is None else [score]

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from internvl.errors import DataError
+from internvl.errors import DataError, InternVLError
 from internvl.evaluation import judge as judging
-from internvl.evaluation.benchmark import Benchmark, Compat, Mark, Marked, Sample, Scores
+from internvl.evaluation.benchmark import Benchmark, Compat, Judging, Mark, Marked, Sample, Scores
 from internvl.evaluation.comparison import together
+from internvl.evaluation.failures import failed_of, told_of, worth
 from internvl.evaluation.lookup import asked_before
 from internvl.evaluation.manifest import read_manifest
 from internvl.evaluation.planning import Subset, digest, read_samples
-from internvl.evaluation.results import Interval, RunResult, TaskResult
+from internvl.evaluation.results import Interval, LeftOut, RunResult, TaskResult
 from internvl.evaluation.store import Key, read_answers, write_whole
 from internvl.metrics.statistics import bootstrap_mean, jackknife, over_seeds, wilson
 
@@ -64,6 +65,65 @@ def score_run(
     return RunResult(folder=folder, manifest=manifest, tasks=tuple(results))
 
 
+def score_folder(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    rules: Rules | None = None,
+    data: Path | None = None,
+    find: Find = asked_before,
+) -> RunResult:
+    """Score these benchmarks of a run by these rules, and its others as they were scored the last time.
+
+    A judge is asked about none of the others; what it wrote is read again. One whose data is not where it was keeps the
+    figures that it had, and is in `left_out`.
+    """
+    manifest, rules = read_manifest(folder), rules or Rules()
+    before = _scored_before(folder)
+    tasks: list[TaskResult] = []
+    left_out: dict[str, LeftOut] = {}
+    for name, asked in manifest["tasks"].items():
+        mine = name in names
+        try:
+            how = rules if mine else _rules_before(before.get(name, {}))
+            place = data if mine else None
+            tasks.append(_score(folder, find(name, asked, place), asked, how, place))
+        except InternVLError as error:
+            if mine:
+                raise
+            left_out[name] = LeftOut(str(error), before.get(name))
+    return RunResult(folder=folder, manifest=manifest, tasks=tuple(tasks), left_out=left_out)
+
+
+class _Silent:
+    """A judge that was asked before, and is not asked again."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def write(self, prompts: Sequence[str], judging: Judging) -> Iterator[tuple[int, str]]:
+        return iter(())
+
+
+def _scored_before(folder: Path) -> dict[str, dict[str, Any]]:
+    """The benchmarks of `scores.json`; none where it is not there, or is no such file."""
+    try:
+        found = json.loads((folder / "scores.json").read_bytes())
+        scores = found["scores"] if found["format"] == 1 else {}
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return {}
+    return {name: task for name, task in scores.items() if isinstance(task, dict)} if isinstance(scores, dict) else {}
+
+
+def _rules_before(task: Mapping[str, Any]) -> Rules:
+    name = (task.get("judge") or {}).get("judge")
+    return Rules(
+        compat="original" if task.get("rules") == "original" else None,
+        judge=_Silent(name) if isinstance(name, str) else None,
+        fallback=task.get("marked by") == "fallback",
+    )
+
+
 def write_scores(result: RunResult) -> None:
     """`scores.json`, and what benchmarks want handed in."""
     for task in result.tasks:
@@ -72,8 +132,13 @@ def write_scores(result: RunResult) -> None:
             for seed, rows in task.rows.items():
                 place = name if len(task.rows) == 1 else f"seed-{seed}-{name}"
                 if rows:
-                    write_whole(result.folder / task.benchmark.name / place, make(rows))
+                    write_whole(result.folder / task.benchmark.name / place, make([_handed_in(row) for row in rows]))
     write_whole(result.folder / "scores.json", json.dumps(as_json(result), ensure_ascii=False, indent=1) + "\n")
+
+
+def _handed_in(row: Marked) -> Marked:
+    """A server is sent something for every question: of one without an answer the empty text."""
+    return row if row.failed is None else replace(row, answer="", mark=replace(row.mark, parsed=""))
 
 
 def as_json(result: RunResult) -> dict[str, Any]:
@@ -90,13 +155,16 @@ def as_json(result: RunResult) -> dict[str, Any]:
                 "withheld": dict(task.scores.withheld),
                 "by seed": {str(seed): dict(values) for seed, values in task.by_seed.items()},
                 "answers": sum(map(len, task.rows.values())),
+                "failed": failed_of(task.rows),
+                "told": told_of(task.rows),
                 "rules": "original" if task.compat == "original" else "paper",
                 "marked by": task.marked_by,
                 "judge": None if task.judge is None else dict(task.judge),
                 "note": task.benchmark.note,
             }
             for task in result.tasks
-        },
+        }
+        | {name: {**left.before, "left out": left.why} for name, left in result.left_out.items() if left.before},
     }
 
 
@@ -106,7 +174,7 @@ def as_json(result: RunResult) -> dict[str, Any]:
 def _score(folder: Path, benchmark: Benchmark, asked: Mapping[str, Any], rules: Rules, data: Path | None) -> TaskResult:
     samples = _samples(folder, benchmark, asked, data)
     seeds: list[int] = asked["seeds"]
-    answers = {found.key: found.answer for found in read_answers(folder / benchmark.name)}
+    answers = {found.key: found for found in read_answers(folder / benchmark.name)}
     unknown = answers.keys() - {Key(sample.id, seed) for sample in samples for seed in seeds}
     if unknown:
         raise DataError(
@@ -114,7 +182,9 @@ def _score(folder: Path, benchmark: Benchmark, asked: Mapping[str, Any], rules: 
         )
     bare: Rows = {
         seed: [
-            Marked(sample, answers[key], Mark(None)) for sample in samples if (key := Key(sample.id, seed)) in answers
+            Marked(sample, found.answer, Mark(None), found.failed, found.max_tiles)
+            for sample in samples
+            if (found := answers.get(Key(sample.id, seed))) is not None
         ]
         for seed in seeds
     }
@@ -165,17 +235,38 @@ def _marked(folder: Path, benchmark: Benchmark, bare: Rows, rules: Rules, *, com
         if rules.judge is None:
             return _How(rows=bare, counted=bare, by="judge", withheld=judging.without_judge(benchmark.judging))
         file = folder / benchmark.name / "judged.jsonl"
+        answered: Rows = {seed: [row for row in given if row.failed is None] for seed, given in bare.items()}
         if complete:  # a judge costs money: it is asked when all answers are there
-            judging.ask_judge(benchmark.judging, bare, rules.judge, file)
-        judged = judging.read_verdicts(benchmark.judging, bare, rules.judge.name, file)
-        return _How(rows=judged.rows, counted=judged.readable, by="judge", withheld=judged.withheld, judge=judged.about)
-    rows = {
-        seed: [
-            Marked(row.sample, row.answer, benchmark.mark(row.sample, row.answer, compat=rules.compat)) for row in given
-        ]
-        for seed, given in bare.items()
-    }
+            judging.ask_judge(benchmark.judging, answered, rules.judge, file)
+        judged = judging.read_verdicts(benchmark.judging, answered, rules.judge.name, file)
+        return _How(
+            rows=_with_failed(benchmark, bare, judged.rows),
+            counted=_with_failed(benchmark, bare, judged.readable),
+            by="judge",
+            withheld=judged.withheld if any(answered.values()) else None,
+            judge=judged.about,
+        )
+    rows = {seed: [_by_rule(benchmark, row, rules.compat) for row in given] for seed, given in bare.items()}
     return _How(rows=rows, counted=rows, by="rule" if benchmark.judging is None else "fallback")
+
+
+def _by_rule(benchmark: Benchmark, row: Marked, compat: Compat) -> Marked:
+    if row.failed is not None:
+        return replace(row, mark=worth(benchmark, row.sample, compat=compat, judged=False))
+    return replace(row, mark=benchmark.mark(row.sample, row.answer, compat=compat))
+
+
+def _with_failed(benchmark: Benchmark, bare: Rows, judged: Rows) -> Rows:
+    """What a judge was asked about, and what has no answer to judge, in the order of the samples."""
+    merged: dict[int, list[Marked]] = {}
+    for seed, given in bare.items():
+        known = {row.sample.id: row for row in judged[seed]}
+        for row in given:
+            if row.failed is not None:
+                mark = worth(benchmark, row.sample, compat=None, judged=True)
+                known[row.sample.id] = replace(row, mark=mark)
+        merged[seed] = [known[row.sample.id] for row in given if row.sample.id in known]
+    return merged
 
 
 def _figures(benchmark: Benchmark, rows: Sequence[Marked], withheld: str | None) -> Scores:
@@ -196,7 +287,9 @@ def _mean(found: Sequence[Scores]) -> Scores:
     groups = {
         name: _mean_of([scores.groups.get(name, {}) for scores in found]) for name in (found[0].groups if found else ())
     }
-    return Scores(values=values, groups=groups, withheld=withheld)
+    told = found[0].means if found else {}
+    means = {name: scale for name, scale in told.items() if all(one.means.get(name) == scale for one in found)}
+    return Scores(values=values, groups=groups, withheld=withheld, means=means)
 
 
 def _mean_of(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -217,8 +310,8 @@ def _intervals(benchmark: Benchmark, rows: Rows, scores: Scores, by_seed: Mappin
     means = [math.fsum(marks) / len(marks) for marks in map(_marks, groups) if marks is not None]
     alone = len(means) == len(groups) == len({_cluster(group) for group in groups})
     intervals: dict[str, Interval] = {}
-    for name, value in scores.values.items():
-        scale = _scale(value, means) if alone else None
+    for name in scores.values:
+        scale = scores.means.get(name) if alone else None
         if scale is not None:
             shares = {*means} <= {0.0, 1.0}
             low, high = wilson(math.fsum(means), len(means)) if shares else bootstrap_mean(means)
@@ -248,12 +341,6 @@ def _together(rows: Rows) -> list[tuple[Marked, ...]]:
 def _marks(group: Sequence[Marked]) -> list[float] | None:
     scores = [row.mark.score for row in group if row.mark.score is not None]
     return scores if len(scores) == len(group) else None
-
-
-def _scale(value: float, means: Sequence[float]) -> float | None:
-    """100 or 1 where the figure is so many times the mean of the marks; None where it is made in another way."""
-    mean = math.fsum(means) / len(means)
-    return next((scale for scale in (100.0, 1.0) if math.isclose(scale * mean, value, abs_tol=1e-9)), None)
 
 
 def _cluster(group: Sequence[Marked]) -> Hashable:

@@ -17,6 +17,7 @@ from types import NoneType
 from typing import IO, Any, NamedTuple, cast
 
 from internvl.errors import DataError, UsageError
+from internvl.evaluation.benchmark import Failure
 
 try:
     import fcntl
@@ -43,6 +44,10 @@ class Answered:
     tokens: int | None = None
     tiles: tuple[int, ...] | None = None
     """Of each picture, the thumbnail included; None: a server does not say."""
+    failed: Failure | None = None
+    """Why there is no answer; then `answer` is empty."""
+    max_tiles: int | None = None
+    """Where it was asked again with another number than the run's."""
 
     @property
     def key(self) -> Key:
@@ -50,7 +55,7 @@ class Answered:
 
 
 class Store:
-    """The answers of one task, open for this process to add to.
+    """The answers of one task, open for this process to add to. A question that failed may be answered later.
 
     >>> with Store(Path("runs/nano/pope")) as store:                                   # doctest: +SKIP
     ...     if ("q1", 0) not in store: store.add(Answered(id="q1", seed=0, answer="Yes"))
@@ -60,14 +65,14 @@ class Store:
         self._folder = folder
         self._path = folder / ("answers.jsonl" if world == 1 else f"answers-{rank}of{world}.jsonl")
         self._file: IO[bytes] | None = None
-        self._keys: set[Key] = set()
+        self._keys: dict[Key, Failure | None] = {}
 
     def __enter__(self) -> Store:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = open_alone(self._path)
         try:
             self._refuse_others()
-            self._keys = {found.key for found in read_answers(self._folder)}
+            self._keys = {found.key: found.failed for found in read_answers(self._folder)}
         except BaseException:
             file.close()
             raise
@@ -96,26 +101,38 @@ class Store:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def failed(self) -> dict[Key, Failure]:
+        """What was asked and not answered, by whichever process."""
+        return {key: failed for key, failed in self._keys.items() if failed is not None}
+
     def add(self, answered: Answered) -> None:
         """Append an answer; it is with the operating system when this returns, whatever becomes of this process."""
         if self._file is None:
             raise UsageError(f"{self._path} is closed; add answers inside `with Store(...)`")
-        if answered.key in self._keys:
+        if answered.key in self._keys and self._keys[answered.key] is None:
             raise DataError(f"{self._path}: {answered.id!r} with seed {answered.seed} is answered already")
-        append(self._file, self._path, asdict(answered))
-        self._keys.add(answered.key)
+        rare = ("failed", "max_tiles")
+        values = {name: value for name, value in asdict(answered).items() if name not in rare or value is not None}
+        append(self._file, self._path, values)
+        self._keys[answered.key] = answered.failed
 
 
 def read_answers(folder: Path) -> Iterator[Answered]:
-    """All answers of a task, whichever process wrote them. A second answer to a question is a `DataError`."""
-    seen: dict[Key, str] = {}
+    """All answers of a task, whichever process wrote them; of a question that failed and was asked again the answer.
+
+    A second answer to a question is a `DataError`.
+    """
+    seen: dict[Key, tuple[Answered, str]] = {}
     for path in sorted(folder.glob("answers*.jsonl")):
         for where, values in whole_lines(path):
             found = _answered(values, path.parent / where)
-            if found.key in seen:
-                raise DataError(f"{where}: {found.id!r} with seed {found.seed} is answered in {seen[found.key]} too")
-            seen[found.key] = where
-            yield found
+            before, place = seen.get(found.key, (None, ""))
+            if before is None or before.failed is not None:
+                seen[found.key] = found, where
+            elif found.failed is None:
+                raise DataError(f"{where}: {found.id!r} with seed {found.seed} is answered in {place} too")
+    yield from (found for found, _ in seen.values())
 
 
 def _answered(values: dict[str, Any], where: Path) -> Answered:
@@ -128,8 +145,28 @@ def _answered(values: dict[str, Any], where: Path) -> Answered:
         raise DataError(
             f"{where}: finish, tokens or tiles is damaged; delete the line, and its question is asked again"
         )
-    known = {name: values[name] for name in kinds}
-    return Answered(**known, finish=finish, tokens=tokens, tiles=None if tiles is None else tuple(tiles))
+    failed, max_tiles = _failure(values.get("failed"), where), values.get("max_tiles")
+    if type(max_tiles) not in (int, NoneType):
+        raise DataError(f"{where}: max_tiles is damaged; delete the line, and its question is asked again")
+    return Answered(
+        id=values["id"],
+        seed=values["seed"],
+        answer=values["answer"],
+        finish=finish,
+        tokens=tokens,
+        tiles=None if tiles is None else tuple(tiles),
+        failed=failed,
+        max_tiles=max_tiles,
+    )
+
+
+def _failure(value: Any, where: Path) -> Failure | None:
+    if value is None:
+        return None
+    found = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    if found.get("kind") not in ("context", "refused") or not isinstance(found.get("why"), str):
+        raise DataError(f"{where}: failed is damaged; delete the line, and its question is asked again")
+    return Failure(found["kind"], found["why"])
 
 
 def whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from internvl.data.pair import clean_caption
 from internvl.errors import DataError
 from internvl.evaluation.benchmark import Picture, Sample, Source
 from internvl.evaluation.folder import Folder
@@ -277,7 +276,7 @@ def read_flickr(folder: Folder, *, name: str, pictures: str) -> Iterator[Sample]
             raise DataError(f"{name}:{number}: is {line[:40]!r}; expected `picture.jpg,caption`")
         found.setdefault(f"{picture}.jpg", []).append(caption)
     captioned = ((folder.picture(f"{pictures}/{picture}"), captions) for picture, captions in found.items())
-    return both_sides(captioned, clean_caption)
+    return both_sides(captioned, _clean)
 
 
 def read_coco(folder: Folder, *, name: str, pictures: str) -> Iterator[Sample]:
@@ -292,7 +291,7 @@ def read_coco(folder: Folder, *, name: str, pictures: str) -> Iterator[Sample]:
             own = captions.get(str(row["id"]), [])
             yield folder.picture(f"{pictures}/{row.text('file_name')}".removeprefix("./"), row=row), own
 
-    return both_sides(captioned(), clean_caption)
+    return both_sides(captioned(), _clean)
 
 
 def read_xtd(folder: Folder, *, language: str, place: str) -> Iterator[Sample]:
@@ -319,7 +318,7 @@ def read_wds_captions(folder: Folder, *, root: str) -> Iterator[Sample]:
         for shard in wds_shards(folder, root):
             yield shard.picture, _decoded(shard.one("txt"), shard.where).splitlines()
 
-    return both_sides(captioned(), clean_caption)  # those of the hub were exported as they are
+    return both_sides(captioned(), _clean)  # those of the hub were exported as they are
 
 
 def read_videos(folder: Folder, *, name: str, videos: str) -> Iterator[Sample]:
@@ -350,3 +349,9 @@ def _decoded(data: bytes, where: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 (byte {error.start}); expected text") from None
+
+
+def _clean(caption: str) -> str:
+    from internvl.data.pair import clean_caption  # whoever lists the benchmarks need not wait for Pillow
+
+    return clean_caption(caption)

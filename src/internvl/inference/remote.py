@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
+import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -32,8 +35,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 NO_KEY = "none"
-PATIENCE = 15.0
+REACH = 15.0
 """Seconds to reach a server, or to hear which models it has."""
+PATIENCE = 900.0
+"""Seconds for one answer, repetitions and pauses included."""
+PASSING = (408, 409, 429)
+"""HTTP statuses after which the same request may succeed, as after any from 500."""
 
 KINDS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 """Pictures that every server reads, by Pillow's names."""
@@ -137,25 +144,28 @@ class Remote:
         *,
         model: str | None = None,
         key: str | None = None,
-        timeout: float = 600.0,
+        patience: float = PATIENCE,
         retries: int = 6,
         at_once: int = 8,
     ) -> None:
         """url ends in /v1 with most servers. model None: the only one that the server has. key None:
-        $OPENAI_API_KEY, or none. retries: after a busy or failing server, each after a longer pause. at_once: requests
-        that are on their way together.
+        $OPENAI_API_KEY, or none. patience: seconds that one answer may take in all. retries: after a busy or failing
+        server, each after a longer pause. at_once: requests that are on their way together.
         """
         if not _is_address(url):
             raise UsageError(f"endpoint {url!r}: expected an address such as http://localhost:8000/v1")
-        if at_once < 1 or retries < 0 or timeout <= 0:
-            raise UsageError(f"at_once {at_once}, retries {retries}, timeout {timeout}: expected 1, 0 and more than 0")
+        if at_once < 1 or retries < 0 or not 0 < patience < math.inf:
+            raise UsageError(
+                f"at_once {at_once}, retries {retries}, patience {patience}: expected at least 1, at least 0, seconds"
+            )
         self.at_once = at_once
         self._shown = without_secrets(url)
         # A server of one's own mostly wants no key, but the client insists on something.
         self._key = key or os.environ.get("OPENAI_API_KEY") or NO_KEY
         if not (self._key.isascii() and self._key.isprintable() and self._key == self._key.strip()):
             raise UsageError(f"the key of {self._shown} has letters that no key has (line break, space, accent)")
-        self._client = _client(url, self._key, timeout, retries)
+        self._patience, self._retries = patience, retries
+        self._client = _client(url, self._key)
         self._limit = "max_tokens"
         self.model = model if model is not None else self._only_model()
 
@@ -196,16 +206,42 @@ class Remote:
         limit = self._limit  # other threads may change it meanwhile
         fields: dict[str, Any] = {**body, limit: max_tokens, "extra_body": extra or None}
         try:
-            return self._client.chat.completions.create(**fields)
+            return self._patiently(fields)
         except openai.BadRequestError as error:
             if "max_completion_tokens" not in str(error) or limit != "max_tokens":
-                raise EndpointError(f"{self._shown} refuses the question: {self._said(error)}") from None
+                raise _refusal(f"{self._shown} refuses the question: {self._said(error)}", error) from None
             self._limit = "max_completion_tokens"  # what newer models of OpenAI call it
             return self._complete(body, max_tokens, extra)
         except openai.OpenAIError as error:
-            raise EndpointError(f"{self._shown}: {self._said(error)}") from None
+            raise _refusal(f"{self._shown}: {self._said(error)}", error) from None
         except ValueError:
             raise _NoAnswer("the answer is not JSON") from None
+
+    def _patiently(self, fields: Mapping[str, Any]) -> Any:
+        """One request, sent again while the server is silent, busy or failing, until patience or retries end."""
+        import openai
+
+        end = time.monotonic() + self._patience
+        for attempt in range(self._retries + 1):
+            left = end - time.monotonic()
+            # A long answer takes its time, a lost one must be asked for again; that nobody is there is known soon.
+            waiting = openai.Timeout(min(left, self._patience * 2 / 3), connect=min(left, REACH))
+            try:
+                return self._client.chat.completions.create(**fields, timeout=waiting)
+            except (openai.APIConnectionError, openai.APIStatusError) as error:
+                status, pause = getattr(error, "status_code", None), _pause(error, attempt)
+                if status is not None and status < 500 and status not in PASSING:
+                    raise
+                if time.monotonic() + pause >= end:
+                    raise EndpointError(
+                        f"{self._shown}: no answer in {self._patience:g} s (asked {_times(attempt + 1)}, "
+                        f"{self._said(error).rstrip('.')}); see what the server does, or wait longer "
+                        "(internvl eval: --patience SECONDS)"
+                    ) from None
+                if attempt == self._retries:
+                    raise
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
 
     def _said(self, error: Exception) -> str:
         """What an error of the client says, on one line; some servers repeat the key that they were given."""
@@ -221,7 +257,7 @@ class Remote:
         import openai
 
         try:
-            found = [model.id for model in self._client.with_options(timeout=PATIENCE).models.list()]
+            found = [model.id for model in self._client.with_options(timeout=REACH, max_retries=2).models.list()]
         except openai.OpenAIError as error:
             said = self._said(error)
             raise EndpointError(f"{self._shown}: {said}; is the server running, at this address?") from None
@@ -235,6 +271,27 @@ class Remote:
         if len(names) != 1:
             raise UsageError(f"{self._shown} has {len(names)} models; name one of: {', '.join(names[:10])}")
         return names[0]
+
+
+def _refusal(text: str, error: Exception) -> EndpointError:
+    found = EndpointError(text)
+    found.status = getattr(error, "status_code", None)
+    return found
+
+
+def _pause(error: Exception, attempt: int) -> float:
+    """Seconds until the next attempt: what the server wishes, or twice as long as before, up to 8."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    try:
+        wished = float(headers.get("retry-after", ""))
+    except ValueError:  # none, or a date
+        wished = 0.0
+    # Not all at the same moment again.
+    return wished if 0 < wished <= 60 else min(8.0, 0.5 * 2**attempt) * random.uniform(0.75, 1.0)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 class _NoAnswer(Exception):
@@ -266,14 +323,12 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def _client(url: str, key: str, timeout: float, retries: int) -> OpenAI:
+def _client(url: str, key: str) -> OpenAI:
     try:
-        from openai import OpenAI, Timeout
+        from openai import OpenAI
     except ImportError:
         raise MissingExtra("an endpoint needs the package openai (pip install 'internvl[eval]')") from None
-    # A long answer takes its time; that nobody is there is known soon.
-    patience = Timeout(timeout, connect=min(timeout, PATIENCE))
-    return OpenAI(base_url=url, api_key=key, timeout=patience, max_retries=retries)
+    return OpenAI(base_url=url, api_key=key, max_retries=0)  # `Remote._patiently` repeats, within bounds
 
 
 def concurrently(work: Callable[[T], R], requests: Iterable[T], at_once: int) -> Iterator[tuple[T, R]]:

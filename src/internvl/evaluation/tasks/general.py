@@ -91,7 +91,8 @@ def summarise_seed(rows: Sequence[Marked]) -> Scores:
     kinds = scores.groups["kind"]
     total = scores.values if len(kinds) > 1 else {}
     values = {kind: kinds[kind] for kind in ("image", "video") if kind in kinds}
-    return Scores(values={**values, **total}, groups={"category": scores.groups["category"]})
+    means = scores.means if total else dict.fromkeys(values, 100.0)  # of one kind alone its mean is that of all
+    return Scores(values={**values, **total}, groups={"category": scores.groups["category"]}, means=means)
 
 
 SEED_TABLE = table_file("SEEDBench_IMG", "68017231464752261a2526d6ca3a10c0", at="benchmarks/SEEDBench")

@@ -273,7 +273,7 @@ def summarise_crpe(rows: Sequence[Marked]) -> Scores:
     if not whole:
         return Scores(values={}, withheld={"accuracy": "no question was answered in all of its four turns"})
     merged = [replace(found[0], mark=Mark(float(all(row.mark.score == 1 for row in found)))) for found in whole]
-    return mean_score(by=("category",))(merged)
+    return replace(mean_score(by=("category",))(merged), means={})  # not of the marks, of which a question has four
 
 
 def _crpe_benchmark(part: str, md5: str, published: tuple[Published, ...] = ()) -> Benchmark:
@@ -380,7 +380,13 @@ MMHAL_BENCH = Benchmark(
     mark=no_rule,
     summarise=summarise_mmhal,
     settings=Settings(max_new_tokens=1024),
-    judging=Judging(version="MMHal-Bench, 1", prompt=mmhal_prompt, parse=mmhal_verdict, published="gpt-4o"),
+    judging=Judging(
+        version="MMHal-Bench, 1",
+        prompt=mmhal_prompt,
+        parse=mmhal_verdict,
+        published="gpt-4o",
+        failed=Mark(0.0, parts={"rating": 0.0, "hallucination": 1.0}),  # as the authors count what cannot be read
+    ),
     published=(Published("InternVL2-8B", 3.3, "score", MPO), Published("InternVL2-8B-MPO", 3.5, "score", MPO)),
     note="The authors judged with GPT-4-0314, the InternVL reports with GPT-4o",
 )

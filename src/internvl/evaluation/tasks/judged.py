@@ -142,7 +142,7 @@ def summarise_mmvet(rows: Sequence[Marked]) -> Scores:
     if not members:
         return Scores(values={}, withheld={"total": "there is no answer"})
     means = {name: 100 * sum(found) / len(found) for name, found in sorted(members.items())}
-    return Scores(values={"total": means.pop("total")}, groups={"capability": means})
+    return Scores(values={"total": means.pop("total")}, groups={"capability": means}, means={"total": 100.0})
 
 
 def answers_by_id(rows: Sequence[Marked]) -> bytes:
@@ -328,6 +328,7 @@ LLAVA = Benchmark(
         published="gpt-4-0613",
         max_new_tokens=1024,
         temperature=0.2,
+        failed=Mark(0.0, parts={"reference": 10.0, "answer": 0.0}),
     ),
     published=(
         Published("InternVL2-8B", 73.2, "relative", MPO),

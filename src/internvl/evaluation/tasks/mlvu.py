@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from internvl.evaluation.benchmark import (
     Benchmark,
@@ -72,7 +73,7 @@ def summarise_mlvu(rows: Sequence[Marked]) -> Scores:
     if scores.withheld:
         return Scores(values={}, withheld={"M-Avg": scores.withheld["all questions"]})
     tasks = scores.groups["task"]
-    return Scores(values={"M-Avg": sum(tasks.values()) / len(tasks), **scores.values}, groups=scores.groups)
+    return replace(scores, values={"M-Avg": sum(tasks.values()) / len(tasks), **scores.values})
 
 
 def summarise_mlvu_texts(rows: Sequence[Marked]) -> Scores:

@@ -58,7 +58,7 @@ def summarise(rows: Sequence[Marked]) -> Scores:
     whole = [replace(row, mark=replace(row.mark, score=float(right[row.sample.facts["index"]]))) for row in first]
     scores = mean_score(by=("l2-category", "category"))(whole)
     once = 100 * sum(hits[row.sample.facts["index"]] for row in first) / len(first)
-    return replace(scores, values={**scores.values, "first order alone": once})
+    return replace(scores, values={**scores.values, "first order alone": once}, means={})  # not all rows count
 
 
 def spreadsheet(rows: Sequence[Marked], *, family: str) -> bytes:

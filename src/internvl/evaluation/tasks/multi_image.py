@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from internvl.errors import DataError
 from internvl.evaluation.benchmark import (
@@ -145,10 +146,10 @@ def summarise_mirb(rows: Sequence[Marked]) -> Scores:
     missing = sorted(task for group in MIRB_GROUPS.values() for task in group if task not in tasks)
     if missing:
         reason = scores.withheld.get("all questions") or f"no question of {', '.join(missing)} was asked"
-        return Scores(values=scores.values, groups=scores.groups, withheld={"accuracy": reason})
+        return replace(scores, withheld={"accuracy": reason})
     groups = {name: sum(tasks[task] for task in group) / len(group) for name, group in MIRB_GROUPS.items()}
     mean = sum(groups.values()) / len(groups)
-    return Scores(values={"accuracy": mean, **scores.values}, groups={"group": groups, **scores.groups})
+    return replace(scores, values={"accuracy": mean, **scores.values}, groups={"group": groups, **scores.groups})
 
 
 MIRB_HINT = "the data set VLLMs/MIRB of the Hugging Face hub with images.zip unpacked, as MIRB/"

@@ -11,6 +11,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from internvl.evaluation.benchmark import (
@@ -57,7 +58,7 @@ def mean_of_parts(*parts: str, by: Sequence[str] = ()) -> Summarise:
         if scores.withheld:
             return scores
         means = {part: 100 * sum(row.mark.parts[part] for row in rows) / len(rows) for part in parts}
-        return Scores(values={**scores.values, **means}, groups=scores.groups)
+        return replace(scores, values={**scores.values, **means})
 
     return summarise
 
@@ -108,9 +109,7 @@ def mark_key(sample: Sample, answer: str, *, compat: Compat) -> Mark:
 def summarise_receipts(rows: Sequence[Marked]) -> Scores:
     """Over all four keys, and each."""
     scores = mean_score(by=("key", "held_out"))(rows)
-    return Scores(
-        values={**scores.values, **scores.groups.get("key", {})}, groups=scores.groups, withheld=scores.withheld
-    )
+    return replace(scores, values={**scores.values, **scores.groups.get("key", {})})
 
 
 RECEIPTS = Benchmark(
@@ -175,7 +174,7 @@ def summarise_lines(rows: Sequence[Marked]) -> Scores:
     if scores.withheld:
         return scores
     edits, characters = (sum(row.mark.parts[part] for row in rows) for part in ("edits", "characters"))
-    return Scores(values={**scores.values, "character error rate": 100 * edits / characters})
+    return replace(scores, values={**scores.values, "character error rate": 100 * edits / characters})
 
 
 LINES = Benchmark(

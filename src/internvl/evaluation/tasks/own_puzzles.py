@@ -222,7 +222,7 @@ def summarise_blindtest(rows: Sequence[Marked]) -> Scores:
     scores = mean_score(by=("column", "wording"))(rows)
     columns = scores.groups.get("column", {})
     mean = {"accuracy": sum(columns.values()) / len(columns)} if columns else {}
-    return replace(scores, values={**mean, **columns})
+    return replace(scores, values={**mean, **columns}, means={})  # `accuracy` is here a mean of tasks
 
 
 BLIND = "README of anguyen8/vision-llms-are-blind"

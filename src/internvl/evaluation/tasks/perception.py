@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from internvl.evaluation.benchmark import (
@@ -74,7 +75,11 @@ def summarise_mmvp(rows: Sequence[Marked]) -> Scores:
     whole = [float(sum(scores) == 2) for scores in pairs.values() if len(scores) == 2]
     if not whole:
         return Scores(values={}, withheld={"accuracy": "there is no pair of which both questions were asked"})
-    return Scores(values={"accuracy": 100 * sum(whole) / len(whole), **single.values}, withheld=single.withheld)
+    return Scores(
+        values={"accuracy": 100 * sum(whole) / len(whole), **single.values},
+        withheld=single.withheld,
+        means=single.means,
+    )
 
 
 MMVP = Benchmark(
@@ -178,7 +183,8 @@ def summarise_blindtest(rows: Sequence[Marked]) -> Scores:
     if scores.withheld:
         return Scores(values={}, withheld={"accuracy": scores.withheld["all questions"]})
     tasks = scores.groups["task"]
-    return Scores(values={"accuracy": sum(tasks.values()) / len(tasks), **scores.values}, groups=scores.groups)
+    values = {"accuracy": sum(tasks.values()) / len(tasks), **scores.values}
+    return replace(scores, values=values)
 
 
 BLINDTEST = Benchmark(
@@ -241,11 +247,8 @@ def mark_ocrbench(sample: Sample, answer: str, *, compat: Compat) -> Mark:
 def summarise_ocrbench(rows: Sequence[Marked]) -> Scores:
     """Of 1000 points as many as answers are right of a thousand; by kind in percent."""
     scores = mean_score("score", by=("kind",))(rows)
-    return Scores(
-        values={key: 10 * value for key, value in scores.values.items()},
-        groups=scores.groups,
-        withheld=scores.withheld,
-    )
+    points, means = ({key: 10 * value for key, value in found.items()} for found in (scores.values, scores.means))
+    return replace(scores, values=points, means=means)
 
 
 OCRBENCH = Benchmark(

@@ -196,7 +196,7 @@ def score_dynamath(rows: Sequence[Marked]) -> Scores:
     ]  # fmt: skip
     least = mean_score("worst", by=("subject", "knowledge_level"))(worst)
     groups = {**average.groups, **{f"{fact}, worst": found for fact, found in least.groups.items()}}
-    return Scores(values={**average.values, **least.values}, groups=groups)
+    return Scores(values={**average.values, **least.values}, groups=groups, means=average.means)
 
 
 DYNAMATH = Benchmark(
