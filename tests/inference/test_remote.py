@@ -326,9 +326,11 @@ def test_a_busy_server_is_asked_again_but_not_without_end():
 
 @pytest.mark.parametrize("status", [400, 413, 422, 500])
 def test_an_error_knows_its_status(status):
-    with serving(Endpoint(lambda body: completion("Yes."), failures=[status])) as endpoint:
-        with pytest.raises(EndpointError) as caught:
-            Remote(endpoint.url, retries=0).ask(QUESTION, max_tokens=5)
+    with (
+        serving(Endpoint(lambda body: completion("Yes."), failures=[status])) as endpoint,
+        pytest.raises(EndpointError) as caught,
+    ):
+        Remote(endpoint.url, retries=0).ask(QUESTION, max_tokens=5)
     assert caught.value.status == status
 
 
