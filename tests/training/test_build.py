@@ -1,6 +1,8 @@
 """From a config to what a run works with: how much is accumulated, which rows, which reference, what is saved."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ from internvl.data.mixture import Source
 from internvl.errors import ConfigError, UsageError
 from internvl.training import build
 from internvl.training.config import Aim, Data, Learn, Run, TrainConfig
+from internvl.training.logs import read_log
 from internvl.training.run import train
 from internvl.training.world import World
 from internvl.weights.load import load_encoder
@@ -91,14 +94,37 @@ def preferring(folder, learn=None, **aim):
     )
 
 
-def test_a_cached_reference_trains_as_the_live_one(tmp_path):
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("length", [{"steps": 3}, {"steps": None, "epochs": 1.5}], ids=["steps", "epochs"])
+def test_a_cached_reference_trains_as_a_second_model_without_one(tmp_path, length, dtype, monkeypatch):
     found = []
-    for way in ("model", "cache"):
+    for way in ("model", "cache", "stopped"):
         (tmp_path / way).mkdir()
-        train(preferring(tmp_path / way, reference=way))
-        found.append(losses(tmp_path / way))
-    assert found[0] == found[1]
-    assert len(found[0]) == 3
+        plan = preferring(tmp_path / way, reference="model" if way == "model" else "cache")
+        augmented = tmp_path / way / "meta.json"
+        told = {"annotation": plan.data.path, "root": plan.data.root, "kind": "preference", "data_augment": True}
+        augmented.write_text(json.dumps({"colours": told}))
+        data = replace(plan.data, path=str(augmented), held_out=plan.data.path)
+        plan = replace(plan, data=data, run=replace(plan.run, dtype=dtype, eval_every=2, **length))
+        if way != "model":
+            monkeypatch.setattr(build, "ModelReference", None)  # nobody asks for a second model
+        if way == "stopped":
+            train(plan, on_step=lambda step: step.number == 1 and os.kill(os.getpid(), signal.SIGINT))
+        held_out = train(plan).held_out
+        found.append((losses(tmp_path / way), held_out))
+        monkeypatch.undo()
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][0]) >= 3
+
+
+def test_a_run_says_what_it_was_expected_to_need(tmp_path):
+    train(config(tmp_path, steps=1))
+    planned = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert planned["devices"] == 1
+    assert planned["bytes_per_device"] > planned["memory"]["weights"] > 0
+    notes = [line["text"] for line in read_log(tmp_path / "run") if line["kind"] == "note"]
+    assert "before the model was there" in notes[-1]
+    assert "were estimated" in notes[-1]
 
 
 def test_adapters_switched_off_are_the_model_of_before(tmp_path):

@@ -16,11 +16,12 @@ import internvl
 from internvl.data.prompts import Message
 from internvl.evaluation.held_out import Answers, question
 from internvl.training import build
-from internvl.training.config import Learn, Parallel, Start
+from internvl.training.config import Learn, Parallel, Run, Start, TrainConfig
 from internvl.training.held import products, widen_learning
 from internvl.training.learn import choose
 from internvl.training.loop import autocast
 from internvl.training.parallel import World, parallelise
+from internvl.training.plan import estimate
 from internvl.training.run import train
 from internvl.training.start import begin
 from tests.conftest import golden
@@ -164,3 +165,17 @@ def test_a_second_model_is_held_so_too(tmp_path):
     found = build.parts(replace(plan, run=replace(plan.run, dtype="bf16")), build.sources(plan), World())
     reference = found.trainer.objective.reference.reference
     assert {p.dtype for p in products(reference)} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("how", ["lora", "projector", "layers", "dora", "all"])
+def test_the_plan_counts_every_byte(stored, how):
+    for name in (NAMES[0], "phi3-v2"):
+        start = Start(model=str(stored / name))
+        planned = estimate(TrainConfig(start=start, learn=LEARNS[how], run=Run(device="cpu", dtype="bf16")))
+        shared = 0  # the A of layers that a layout stores as one is counted for each
+        if how in ("lora", "dora"):
+            shared = sum(part.adapters for part in planned.parts)
+        held = made(stored / name, LEARNS[how], narrow=True)
+        adapters = sum(p.numel() for key, p in held.named_parameters() if ".lora_" in key)
+        weights = sum(p.nbytes for p in held.parameters())
+        assert planned.memory["weights"] - 4 * shared == weights - 4 * adapters

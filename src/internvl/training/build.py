@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from internvl.data.batch import Batch, Prepared
+from internvl.data.batch import Batch, ChatBatch, Prepared
 from internvl.data.encode import Encoder
 from internvl.data.ledger import Ledger, merged
 from internvl.data.mixture import Mixture, Source, read_meta
@@ -18,7 +19,7 @@ from internvl.data.packing import Former, LengthGroups, Packer, Plain, collate_c
 from internvl.data.pair_batch import PrepareLabel, PreparePair, RandomCrop, collate_labels, collate_pairs
 from internvl.data.prepare import PrepareChat
 from internvl.data.stream import Stream
-from internvl.errors import ConfigError, UsageError
+from internvl.errors import ConfigError, InternVLError, UsageError
 from internvl.models.chat import ChatModel
 from internvl.models.classifier import Classifier
 from internvl.models.pair import PairModel
@@ -28,16 +29,25 @@ from internvl.training.checkpoint import Describe, Read
 from internvl.training.classes import classes_of
 from internvl.training.classifier_folder import begin_classifier
 from internvl.training.config import Data, TrainConfig
-from internvl.training.held import widen_learning
+from internvl.training.held import NARROW, widen_learning
 from internvl.training.learn import choose, table
-from internvl.training.loop import Trainer, memory_used
+from internvl.training.loop import Trainer, autocast, memory_used, to_device
 from internvl.training.lora import without_adapters
 from internvl.training.model_folder import reshard, whole_handles
 from internvl.training.objective import Objective
 from internvl.training.optim import adamw, scaler_for
 from internvl.training.pair_objectives import Classify, PairLoss
 from internvl.training.parallel import World, parallelise
-from internvl.training.reference import AdapterOffReference, CachedReference, ModelReference, Reference
+from internvl.training.plan import Plan, estimate
+from internvl.training.reference import (
+    AdapterOffReference,
+    CachedReference,
+    ModelReference,
+    OwnReference,
+    Reference,
+    fingerprint,
+)
+from internvl.training.shapes import Shapes
 from internvl.training.start import Beginning, begin, with_pictures
 from internvl.weights import adapters
 from internvl.weights.formats import TABLE
@@ -49,6 +59,7 @@ ROWS = {
     "classify": "label",
 }  # fmt: skip
 """What rows an objective learns from."""
+PREFERENCES = ("dpo", "mpo")
 PART_OF_PICTURE = (0.08, 1.0)
 """Shares of a picture's area that a tower learns classes from, as the published probes do."""
 
@@ -64,6 +75,10 @@ class Parts:
     progress: Callable[[int], float]
     held_out: Callable[[], Iterator[Batch]] | None
     """Makes the held-out batches of this rank anew."""
+    fill: Callable[[Callable[[float], None]], int] | None = None
+    """Computes the reference that preferences are compared with, before the first step, and says how many answers it
+    knows; it is told where to report the share that is done.
+    """
 
     @property
     def encoder(self) -> Encoder | None:
@@ -166,7 +181,7 @@ def parts(config: TrainConfig, found: Sequence[Source], world: World) -> Parts:
     mixture = Mixture(found, seed=config.run.seed, resampling=config.data.resampling)
     begun = _begun(config, found)
     model = begun.model
-    reference = None if config.objective.kind not in ("dpo", "mpo") else _reference(config, begun, world)
+    reference = None if config.objective.kind not in PREFERENCES else _reference(config, begun, world)
     choose(model, config.learn, seed=config.run.seed)
     widen_learning(model)
     parallelise(model, config.parallel, world, dtype=config.run.dtype)
@@ -191,7 +206,9 @@ def parts(config: TrainConfig, found: Sequence[Source], world: World) -> Parts:
         mixture, prepare(config, begun), former(config.data), collate(config), ledger,
         rank=world.rank, world=world.size, workers=config.data.workers, seed=config.run.seed, end=end,
     )  # fmt: skip
-    return Parts(trainer, stream, begun, ledger, _progress(config, stream, world), held_out(config, begun, world))
+    progress, asked = _progress(config, stream, world), held_out(config, begun, world)
+    fill = _filling(config, trainer, stream, asked) if isinstance(reference, CachedReference) else None
+    return Parts(trainer, stream, begun, ledger, progress, asked, fill)
 
 
 def _begun(config: TrainConfig, found: Sequence[Source]) -> Beginning:
@@ -265,13 +282,39 @@ def _reference(config: TrainConfig, begun: Beginning, world: World) -> Reference
     normalisation = begun.encoder.config.normalisation
     if config.objective.reference == "adapter_off":
         return AdapterOffReference(without_adapters, normalisation=normalisation)
+    if config.objective.reference == "cache":
+        identity = f"{fingerprint(begun.model)} {config.run.dtype} {config.learn.quantize}"
+        return CachedReference(Path(config.run.out) / "reference", identity=identity, world=world)
     second: nn.Module = begin(config.start, device="cpu", seed=config.run.seed, narrow=narrow(config)).model
     second = parallelise(second.requires_grad_(False), config.parallel, world, dtype=config.run.dtype)
-    live = ModelReference(second, normalisation=normalisation)
-    if config.objective.reference == "model":
-        return live
-    identity = f"{config.start} {config.run.dtype}"
-    return CachedReference(Path(config.run.out) / "reference", identity=identity, live=live, world=world)
+    return ModelReference(second, normalisation=normalisation)
+
+
+def _filling(
+    config: TrainConfig, trainer: Trainer, stream: Stream, asked: Callable[[], Iterator[Batch]] | None
+) -> Callable[[Callable[[float], None]], int]:
+    """A pass over all that the run will read: each sample follows from its place in the order, augmented or not."""
+    world, objective = trainer.world, trainer.objective
+    assert isinstance(objective, Preferences)
+    cached, live = objective.reference, OwnReference(normalisation=objective.normalisation)
+    assert isinstance(cached, CachedReference)
+    steps = config.run.steps
+
+    def batches(report: Callable[[float], None]) -> Iterator[ChatBatch]:
+        ledger = Ledger(None, budget=config.data.bad_rows, sources=[source.title for source in stream.mixture.sources])
+        again = replace(stream, former=former(config.data), ledger=ledger)
+        coming = again if steps is None else islice(again, steps * trainer.accumulate)
+        for number, batch in enumerate(chain(coming, () if asked is None else asked()), start=1):
+            report(again.reached / max(again.end or 1, 1) if steps is None else number / (steps * trainer.accumulate))
+            moved = to_device(batch, world.device)
+            assert isinstance(moved, ChatBatch)
+            yield moved
+
+    def fill(report: Callable[[float], None]) -> int:
+        with autocast(world.device, trainer.dtype):
+            return cached.fill(trainer.model, batches(report), live)
+
+    return fill
 
 
 # ---- what is told and left behind ------------------------------------------------------------------------------------
@@ -292,13 +335,29 @@ def _unit(config: TrainConfig) -> str:
     return "pack(s)" if config.data.batching == "packed" else "row(s)"
 
 
-def closing(parts: Parts, world: World) -> Iterator[str]:
-    """What is said after the last step: what became of the rows, and the memory used."""
+def plan(config: TrainConfig, parts: Parts, world: World) -> Plan | None:
+    """What the run was expected to need, from the model that is here; None where that cannot be told."""
+    model, encoder = parts.begun.model, parts.begun.encoder
+    shapes = None
+    if isinstance(model, ChatModel) and encoder is not None:
+        narrow = any(dtype in NARROW for dtype in model.origin.our_dtypes.values())
+        shapes = Shapes(model.config, encoder.config.max_tiles, encoder.config.thumbnail, narrow)
+    try:
+        return estimate(config, devices=world.size, shapes=shapes)
+    except InternVLError:
+        return None
+
+
+def closing(parts: Parts, world: World, plan: Plan | None, before: int) -> Iterator[str]:
+    """What is said after the last step: what became of the rows, and the memory used beside what was expected."""
     told = merged(world.gather_json(parts.ledger.state()))
     whole = Ledger(None, budget=1.0, sources=[source.title for source in parts.stream.mixture.sources])
     whole.restore(told)
     yield whole.summary()
-    yield f"most memory in use on a device: {max(world.gather_json(memory_used(world.device))) / 2**30:.2f} GiB"
+    most, began = (max(world.gather_json(count)) / 2**30 for count in (memory_used(world.device), before))
+    planned = "" if plan is None else f", {plan.bytes_per_device / 2**30:.2f} GiB were estimated"
+    alone = f" ({began:.2f} GiB of it before the model was there)" if began else ""
+    yield f"most memory in use on a device: {most:.2f} GiB{alone}{planned}"
 
 
 def kept(model: nn.Module) -> tuple[Describe | None, Read | None]:

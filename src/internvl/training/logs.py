@@ -97,6 +97,11 @@ class Logs:
         else:
             self._console.print(line, highlight=False)
 
+    def busy(self, what: str, share: float) -> None:
+        """What is done before the first step, on the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=min(share, 1.0), description=what)
+
     def held_out(self, number: int, values: Mapping[str, float]) -> None:
         """Figures on rows that are not learnt from."""
         if not self._loud:

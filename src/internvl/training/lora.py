@@ -145,13 +145,17 @@ def _seen_in_fp32(model: nn.Module, names: Sequence[str]) -> Generator[None]:
             layer.weight = weight
 
 
-def fused(model: Any, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Groups of linear layers that the layout of the checkpoint stores as one."""
+def fused(model: Any, names: Sequence[str], family: str = "") -> list[tuple[str, ...]]:
+    """Groups of linear layers that the layout of the checkpoint stores as one.
+
+    `family`: the model type of the language model, where there is no checkpoint that says it.
+    """
     layout = _layout(model)
     assert layout is not None
     origin, config = model.origin, model.config
     same = origin is not None and origin.format == layout.name
     raw = origin.raw if same else layout.write(config)  # type: ignore[misc]
+    raw = {**raw, "llm_config": {"model_type": family}} if family else raw
     table = layout.table(config, raw, Dialect(adapted=frozenset(layout.ranks)))
     leaf = f".{LORA_LEAVES[0]}"
     steps = table.plan([f"{name}.{end}" for name in names for end in LORA_LEAVES], "ours")

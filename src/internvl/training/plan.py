@@ -24,13 +24,15 @@ from internvl.training.config import TrainConfig
 from internvl.training.cost import BYTES, FP32, Keeps
 from internvl.training.override import change
 from internvl.training.parallel import POSTPONED_BYTES
-from internvl.training.shapes import Part, Shapes, parts_of, shapes_of
+from internvl.training.shapes import Part, Shapes, as_trained, parts_of, shapes_of
 
 NODE = 8
 """Devices of one machine, which `parallel.shard=hybrid` shards over."""
 PAIR_ROWS = 3
 """Rows of queries and text that InternVL-14B reads for each picture: one for each task, or two of matching and one."""
 PREFERENCES = ("dpo", "mpo")
+HALF = 2
+"""Bytes that a weight in 16 bit takes less than one in fp32."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Plan:
     on_cpu: bool = False
     limit: int | None = None
     advice: tuple[Advice, ...] = field(default=())
+    assumed: tuple[str, ...] = ()
+    """What is not known before the rows are read."""
 
     @property
     def bytes_per_device(self) -> int:
@@ -116,6 +120,7 @@ class Plan:
             "seconds_per_step": {name: self.seconds(rate) for name, rate in self.rates.items()},
             "limit_bytes": self.limit,
             "fits": self.fits,
+            "assumed": list(self.assumed),
             "advice": [{"change": a.change, "saves": a.saves, "fits": a.fits} for a in self.advice],
         }
 
@@ -131,7 +136,7 @@ def estimate(
     >>> plan.learning, plan.bytes_per_device > 12 * plan.learning
     (5867328, True)
     """
-    shapes = shapes_of(config.start) if shapes is None else shapes
+    shapes = as_trained(shapes_of(config.start) if shapes is None else shapes, config)
     limit = None if memory is None else int(memory * 2**30)
     plan = _plan(config, devices, shapes)
     found = []
@@ -143,7 +148,12 @@ def estimate(
         if plan.bytes_per_device - smaller > plan.bytes_per_device // 100:
             fits = None if limit is None else smaller <= limit
             found.append(Advice(text, plan.bytes_per_device - smaller, fits))
-    return replace(plan, limit=limit, advice=tuple(found))
+    return replace(plan, limit=limit, advice=tuple(found), assumed=tuple(_assumed(shapes)))
+
+
+def _assumed(shapes: Shapes) -> Iterator[str]:
+    if shapes.head is not None and shapes.head.assumed:
+        yield f"{shapes.head.classes} classes are assumed, because the rows are not read here; data.classes states them"
 
 
 def _plan(config: TrainConfig, devices: int, shapes: Shapes) -> Plan:
@@ -174,7 +184,8 @@ def _changes(config: TrainConfig, devices: int, shapes: Shapes) -> Iterator[tupl
     if not parallel.offload and parallel.shard != "none" and config.run.device != "cpu":
         text, smaller, on = changed({"parallel.offload": True})
         yield text + " (under torchrun)" * (devices == 1), smaller, on
-    if data.batching != "packed" and data.rows > 1 and isinstance(shapes.config, ChatConfig):
+    compared = isinstance(shapes.config, PairConfig)  # with fewer rows at once, it is with fewer others
+    if data.batching != "packed" and data.rows > 1 and not compared:
         yield changed({"data.rows": data.rows // 2 if data.rows % 2 == 0 else 1})
     tiles = shapes.tiles if data.max_tiles is None else data.max_tiles
     if tiles > 1 and data.dynamic is not False and isinstance(shapes.config, ChatConfig):
@@ -186,6 +197,8 @@ def _changes(config: TrainConfig, devices: int, shapes: Shapes) -> Iterator[tupl
             shorter = {"data.pack_tokens": data.pack_tokens // 2, "data.pack_tiles": max(1, data.pack_tiles // 2)}
             shorter["data.max_length"] = min(data.max_length, data.pack_tokens // 2)
         yield changed(shorter)
+    if isinstance(shapes.config, VisionConfig):
+        return
     if not learn.language_lora and learn.language:
         lora = {"learn.vision": False, "learn.projector": False, "learn.language_lora": 16}
         yield changed(lora)
@@ -199,7 +212,7 @@ class _Estimate:
 
     def __init__(self, config: TrainConfig, devices: int, shapes: Shapes) -> None:
         self.config, self.devices, self.shapes = config, devices, shapes
-        self.parts = parts_of(shapes.config, config.learn)
+        self.parts = parts_of(shapes.config, config.learn, shapes.head, shapes.family)
         self.by_name = {part.name: part for part in self.parts}
         self.sharded = config.parallel.shard != "none" and (devices > 1 or config.parallel.offload)
         within = min(devices, NODE) if config.parallel.shard == "hybrid" else devices
@@ -217,6 +230,9 @@ class _Estimate:
         if isinstance(model, VisionConfig):
             return Load(0, data.rows, 0, micro)
         if isinstance(model, PairConfig):
+            aim = self.config.objective
+            if aim.kind == "pretrain_pair" and not aim.matching and not aim.captioning:  # the queries are not asked
+                return Load(data.rows * data.text_length, data.rows, data.text_length, micro)
             length = model.queries + data.text_length
             return Load(PAIR_ROWS * data.rows * length, data.rows, length, micro)
         if data.batching == "packed":
@@ -248,13 +264,19 @@ class _Estimate:
         parameters = sum(part.parameters + part.adapters for part in self.parts)
         learning = sum(part.learning for part in self.parts)
         packed = sum(part.under_adapters for part in self.parts) if self.config.learn.quantize else 0
+        half = self._halved() - (0 if self.config.learn.dora else packed)
         each = cost.QUANTISED[self.config.learn.quantize] if self.config.learn.quantize else 0.0
         waits = self.sharded and self.devices > 1 and self.load.micro > 1 and FP32 * learning <= POSTPONED_BYTES
         return {
-            "weights": FP32 * (parameters - packed) / self.shards + packed * each,
+            "weights": (FP32 * (parameters - packed) - HALF * max(half, 0)) / self.shards + packed * each,
             "gradients": FP32 * learning / (1 if waits else self.shards),
             "moments of AdamW": cost.ADAM * learning / self.shards,
         }
+
+    def _halved(self, name: str | None = None) -> int:
+        """Parameters, of one part or all, that are held in 16 bit, because they come so and do not learn."""
+        narrow = self.shapes.narrow and self.config.run.dtype != "fp32"
+        return sum(part.frozen for part in self.parts if name in (None, part.name)) if narrow else 0
 
     def host(self) -> float:
         return sum(self._held().values()) if self.config.parallel.offload else 0.0
@@ -276,8 +298,10 @@ class _Estimate:
         ):
             counted = self.by_name.get(part)
             if counted is not None and not recomputed and (part == "language" or counted.learning):
-                all_of += p * (counted.parameters - counted.embeddings)
-        return all_of or p * (layer + self._head())
+                spoken = max(0, self._halved(part) - counted.embeddings)  # used as they are held
+                all_of += p * (counted.parameters - counted.embeddings - spoken)
+        whole = any(part.learning > part.adapters for part in self.parts)
+        return all_of or (p * (layer + self._head()) if whole or not self._halved() else 0.0)
 
     def _head(self) -> int:
         return 0 if self.text is None else self.text.vocab * self.text.dim
@@ -290,7 +314,9 @@ class _Estimate:
         vision, projector, decoder, working = self._activations()
         aim = self.config.objective
         if aim.kind in PREFERENCES and aim.reference == "model":
-            held["reference model"] = FP32 * sum(part.parameters for part in self.parts) / self.shards
+            narrow = self.shapes.narrow and self.config.run.dtype != "fp32"
+            halved = HALF * narrow * sum(part.products for part in self.parts)
+            held["reference model"] = (FP32 * sum(part.parameters for part in self.parts) - halved) / self.shards
         if "gradients" in held:
             kept = vision + projector + decoder
             whole = held["gradients"]

@@ -14,6 +14,7 @@ Ctrl-C (or SIGTERM) saves and stops after the step; the same command goes on fro
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Generator, Mapping
@@ -29,7 +30,7 @@ from internvl.training import build
 from internvl.training.checkpoint import Saver, latest, restore
 from internvl.training.config import TrainConfig
 from internvl.training.logs import Logs
-from internvl.training.loop import Step, Trainer, autocast, held_out_loss, steps
+from internvl.training.loop import Step, Trainer, autocast, held_out_loss, memory_used, steps
 from internvl.training.override import render
 from internvl.training.parallel import World, gathered, start_world
 from internvl.training.report import write_report
@@ -74,7 +75,9 @@ def train(
     """
     sources = build.sources(config)  # a wrong path is said before any weight is read
     with start_world(config.run.device) as world:
+        before = memory_used(world.device)
         run = _Run(config, build.parts(config, sources, world), world, evaluate)
+        run.before = before
         with run.logs, _asked_to_stop() as stop:
             return run.go(stop, on_step)
 
@@ -87,6 +90,9 @@ class _Run:
         self.folder = Path(config.run.out)
         describe, self.read = build.kept(parts.trainer.model)
         self.saver = Saver(self.folder, keep=config.run.keep, world=world, describe=describe)
+        self.before = 0
+        """Bytes in use before the model was there."""
+        self.plan = build.plan(config, parts, world)
         self.held_out: Mapping[str, float] = {}
         self.measured_at = 0
         self.best: tuple[float, int] | None = None
@@ -107,8 +113,13 @@ class _Run:
         run = self.config.run
         if self.world.rank == 0:
             _write(self.folder / "config.txt", render(self.config))
+            if self.plan is not None:
+                _write(self.folder / "plan.json", json.dumps(self.plan.as_json(), indent=1) + "\n")
         for line in build.opening(self.config, self.parts, self.world):
             self.logs.note(line)
+        if self.parts.fill is not None and not self.trainer.number:
+            known = self.parts.fill(lambda share: self.logs.busy("computing the reference", share))
+            self.logs.note(f"the reference of {known:,} answers is known")
         last: Step | None = None
         ended: Literal["finished", "interrupted", "no longer better"] = "finished"
         done = run.steps is not None and self.trainer.number >= run.steps
@@ -197,7 +208,7 @@ class _Run:
             self._save(wait=True)
             build.publish(self.parts, self.folder / "model", self.world)
         self.saver.wait()
-        for line in build.closing(self.parts, self.world):
+        for line in build.closing(self.parts, self.world, self.plan, self.before):
             self.logs.note(line)
         if self.world.rank == 0:
             self._report()

@@ -13,18 +13,37 @@ from torch import nn
 from internvl import zoo
 from internvl.errors import NoSuchName, UsageError
 from internvl.models.chat import ChatModel
+from internvl.models.classifier import Classifier
 from internvl.models.config import ChatConfig, PairConfig, TextConfig, VisionConfig
+from internvl.models.heads import Pooling, Probe
 from internvl.models.pair import PairModel
 from internvl.models.vit import VisionTransformer
-from internvl.training.config import Learn, Start
+from internvl.training.classes import classes_of
+from internvl.training.config import Learn, Start, TrainConfig
+from internvl.training.held import NARROW, products
 from internvl.training.learn import choose, part_of
+from internvl.training.lora import fused
 from internvl.weights.adapters import targets
 from internvl.weights.checkpoint import ModelConfig, describe
+from internvl.weights.families import family_of
+from internvl.weights.files import majority
 from internvl.weights.formats import TABLE, Seen, blamed_on, layout_of, parse_json
 from internvl.weights.hub import WEIGHTS, resolve
 
 HELD = 16 << 20
 """Larger files of a folder are no configs."""
+ASSUMED_CLASSES = 1000
+"""Of a classifier, where only the rows say how many there are: those of ImageNet-1k."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a classifier puts on its tower."""
+
+    classes: int
+    pooling: Pooling = "linear"
+    assumed: bool = False
+    """The classes are those of the rows, which were not read: `ASSUMED_CLASSES` stand for them."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,12 @@ class Shapes:
     config: ModelConfig
     tiles: int = 1
     thumbnail: bool = False
+    narrow: bool = False
+    """Whether most weights are stored in 16 bit, as all published ones are."""
+    head: Head | None = None
+    """Of a classifier; `config` is that of its tower."""
+    family: str = ""
+    """Model type of the language model, where its numbers do not tell it: InternLM2 is a Llama that is stored fused."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +74,10 @@ class Part:
     """Parameters of the linear layers that carry adapters."""
     embeddings: int = 0
     """Parameters of tables that are looked up, which cost no products."""
+    products: int = 0
+    """Of `parameters`: those that may be held in 16 bit (`training.held`), if they do not learn."""
+    frozen: int = 0
+    """Of `products`: those that do not learn."""
 
 
 def shapes_of(start: Start) -> Shapes:
@@ -63,6 +92,31 @@ def shapes_of(start: Start) -> Shapes:
     if isinstance(shapes.config, ChatConfig | PairConfig) and start.tile_size:
         return replace(shapes, config=replace(shapes.config, image_size=start.tile_size))
     return shapes
+
+
+def as_trained(shapes: Shapes, config: TrainConfig) -> Shapes:
+    """What of these shapes the run trains: of a classifier the tower, and a head on it; else all, as it is.
+
+    >>> probe = TrainConfig(objective=Aim(kind="classify"), data=Data(classes="7"))  # doctest: +SKIP
+    >>> as_trained(shapes_of(Start()), probe).head.classes  # doctest: +SKIP
+    7
+    """
+    if config.objective.kind != "classify" or shapes.head is not None:
+        return shapes
+    start, model = config.start, shapes.config
+    tower = model
+    if not isinstance(model, VisionConfig):
+        tower = replace(model.vision, pool_dim=0)
+        if isinstance(model, PairConfig) and start.pooling == "clip_projector":
+            tower = replace(tower, pool_dim=model.embed_dim, pool_heads=model.pool_heads)
+    assert isinstance(tower, VisionConfig)
+    if start.tile_size:
+        tower = replace(tower, image_size=start.tile_size)
+    if start.pooling == "clip_projector" and not tower.pool_dim:
+        raise UsageError("this tower has no clip_projector to classify with; use pooling linear or attention")
+    asked = config.data.classes
+    head = Head(classes_of(asked, ()).count if asked else ASSUMED_CLASSES, start.pooling, assumed=not asked)
+    return Shapes(tower, narrow=shapes.narrow, head=head)
 
 
 def _of_parts(start: Start) -> Shapes:
@@ -80,7 +134,23 @@ def _of_parts(start: Start) -> Shapes:
         select_layer=-1 if start.select_layer is None else start.select_layer,
         pixel_shuffle=start.pixel_shuffle or "v2",
     )
-    return Shapes(config, tiles=12, thumbnail=True)
+    narrow = all(_is_narrow(name) for name in (start.model, start.vision, start.language) if name)
+    spoken = start.language or start.model
+    family = "" if spoken is None else _family(spoken.rpartition("/")[2]) or _family_of(spoken)
+    return Shapes(config, tiles=12, thumbnail=True, narrow=narrow, family=family)
+
+
+def _family(decoder: str | None) -> str:
+    return "internlm2" if decoder is not None and decoder in zoo.DECODERS and decoder.startswith("internlm2") else ""
+
+
+def _family_of(name: str) -> str:
+    return "" if name.rpartition("/")[2] in zoo.DECODERS else _named(name).family
+
+
+def _is_narrow(name: str) -> bool:
+    short = name.rpartition("/")[2]
+    return short in zoo.TOWERS or short in zoo.DECODERS or _named(name).narrow
 
 
 def _tower(name: str) -> VisionConfig:
@@ -108,7 +178,8 @@ def _named(name: str | None) -> Shapes:
         row = zoo.find(name)
     except NoSuchName as error:
         raise NoSuchName(f"{error} A model that is not in that table is planned from its folder") from None
-    return Shapes(row.config, row.tiles, row.thumbnail)
+    family = _family(row.decoder) if row.layout == "custom" else ""
+    return Shapes(row.config, row.tiles, row.thumbnail, narrow=True, family=family)
 
 
 def _folder(path: Path) -> Shapes:
@@ -127,31 +198,36 @@ def _folder(path: Path) -> Shapes:
         )
         with blamed_on(seen.where):
             config = TABLE[layout_of(seen.config, seen.tensors, seen.where).name].read(seen)
+    narrow = not has_weights or majority(seen.tensors.values()) in NARROW
     if not isinstance(config, ChatConfig):
-        return Shapes(config)
+        return Shapes(config, narrow=narrow)
     tiles, thumbnail = seen.config.get("max_dynamic_patch", 12), seen.config.get("use_thumbnail", True)
-    return Shapes(config, tiles if isinstance(tiles, int) else 12, bool(thumbnail))
+    told = seen.config.get("llm_config")  # of the layout that can be fused
+    family = family_of(told).model_type if isinstance(told, dict) else ""
+    return Shapes(config, tiles if isinstance(tiles, int) else 12, bool(thumbnail), narrow, family=family)
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def built(config: ModelConfig) -> nn.Module:
-    """The model on the meta device: names and shapes, no memory."""
+def built(config: ModelConfig, head: Head | None = None) -> nn.Module:
+    """The model on the meta device: names and shapes, no memory. With a head a classifier, whose tower is `config`."""
     with torch.device("meta"):
+        if head is not None:
+            assert isinstance(config, VisionConfig)
+            return Classifier(VisionTransformer(config), Probe(config, head.classes, pooling=head.pooling))
         if isinstance(config, ChatConfig):
             return ChatModel(config)
         return PairModel(config) if isinstance(config, PairConfig) else VisionTransformer(config)
 
 
 @cache
-def parts_of(config: ModelConfig, learn: Learn) -> tuple[Part, ...]:
-    """Every part that has parameters, counted.
+def parts_of(config: ModelConfig, learn: Learn, head: Head | None = None, family: str = "") -> tuple[Part, ...]:
+    """Every part that has parameters, counted; with a head those of a classifier.
 
-    Adapters are counted as if each layer had its own A; where a layout stores several layers as one (InternLM2, Phi-3),
-    these share one, and a little less learns than is said here.
+    Where a layout stores several layers as one (InternLM2, Phi-3), their adapters share an A, which is counted once.
     """
-    model = built(config)
+    model = built(config, head)
     ranks = {"vision": learn.vision_lora, "language": learn.language_lora}
     whole = replace(learn, vision_lora=0, language_lora=0, quantize=None, dora=False)
     whole = replace(whole, **{part: False for part, rank in ranks.items() if rank})
@@ -159,7 +235,7 @@ def parts_of(config: ModelConfig, learn: Learn) -> tuple[Part, ...]:
         choose(model, whole)
     else:
         model.requires_grad_(False)
-    counts: dict[str, Part] = {}
+    halved, counts = set(products(model)), dict[str, Part]()
     for name, parameter in model.named_parameters():
         part = counts.get(part_of(name)) or Part(part_of(name), 0, 0)
         counts[part.name] = replace(
@@ -167,21 +243,30 @@ def parts_of(config: ModelConfig, learn: Learn) -> tuple[Part, ...]:
             parameters=part.parameters + parameter.numel(),
             learning=part.learning + parameter.numel() * parameter.requires_grad,
             embeddings=part.embeddings + parameter.numel() * ("embed" in name),
+            products=part.products + parameter.numel() * (parameter in halved),
+            frozen=part.frozen + parameter.numel() * (parameter in halved and not parameter.requires_grad),
         )
     for prefix, part in (("vision_model.", "vision"), ("language_model.", "language"), ("qllama.", "language")):
         if part in counts and ranks[part]:
-            counts[part] = _adapted(model, prefix, counts[part], ranks[part], learn)
+            counts[part] = _adapted(model, prefix, counts[part], learn, family)
     return tuple(counts[name] for name in ("vision", "projector", "language") if name in counts)
 
 
-def _adapted(model: nn.Module, prefix: str, part: Part, rank: int, learn: Learn) -> Part:
-    """A part with adapters of a rank on the layers that the family puts them on."""
-    shapes = [tuple(model.get_parameter(f"{name}.weight").shape) for name in targets(model, prefix)]
+def _adapted(model: nn.Module, prefix: str, part: Part, learn: Learn, family: str) -> Part:
+    """A part with adapters on the layers that the family puts them on."""
+    rank = learn.vision_lora if part.name == "vision" else learn.language_lora
+    names = targets(model, prefix)
+    shapes = [tuple(model.get_parameter(f"{name}.weight").shape) for name in names]
     added = sum(rank * (wide + out) + out * learn.dora for out, wide in shapes)
+    for first, *others in fused(model, names, family) if names else ():
+        added -= rank * model.get_parameter(f"{first}.weight").shape[1] * len(others)
     learns = not learn.only or any(prefix.startswith(name) or name.startswith(prefix) for name in learn.only)
+    layers = map(model.get_submodule, names) if learn.dora else ()  # whose rows are measured, in fp32
+    measured = sum(p.numel() for layer in layers for p in layer.parameters())
     return replace(
         part,
         adapters=part.adapters + added,
         learning=part.learning + added * learns,
         under_adapters=part.under_adapters + sum(map(prod, shapes)),
+        frozen=part.frozen - measured,
     )
