@@ -31,6 +31,8 @@ def plan(
     internvl plan internvl2_5_8b_lora --devices 2 --memory 80
 
     internvl plan InternVL2_5-8B data.max_tiles=6      (a model: projector and language model learn, as in `finetune`)
+
+    internvl plan InternViT-300M-448px data.classes=10      (a tower: all of it learns classes, as in `classify`)
     """
     import json
 
@@ -61,9 +63,8 @@ def _recipe_or_model(what: str) -> TrainConfig:
             model = shapes_of(Start(model=what)).config
         except NoSuchName as no_model:
             raise NoSuchName(f"{no_recipe} And {no_model}") from None
-    if not isinstance(model, ChatConfig | PairConfig):
-        raise UsageError(f"{what} is a tower alone, which no recipe trains; plan a chat model that has it")
-    general = "finetune" if isinstance(model, ChatConfig) else "internvl_c_contrastive"
+    pair = "internvl_c_contrastive" if isinstance(model, PairConfig) else "classify"
+    general = "finetune" if isinstance(model, ChatConfig) else pair
     return change(recipes.find(general).make(), {"start.model": what})
 
 
@@ -88,6 +89,7 @@ def shapes_for(config: TrainConfig) -> Shapes:
 def render(planned: Plan) -> str:
     """A plan to read."""
     load = planned.load
+    tokens = f"{load.tokens:,} tokens and " if load.tokens else ""
     lines = [f"{'part':<12}{'parameters':>18}{'learning':>18}"]
     for part in planned.parts:
         with_adapters = f"   with {part.adapters:,} in adapters" if part.adapters else ""
@@ -95,7 +97,8 @@ def render(planned: Plan) -> str:
     lines += [
         "",
         f"{planned.devices} device{'s' * (planned.devices > 1)}; on each {load.micro} micro-batch"
-        f"{'es' * (load.micro > 1)} a step, of at most {load.tokens:,} tokens and {load.tiles:,} tiles",
+        f"{'es' * (load.micro > 1)} a step, of at most {tokens}{load.tiles:,} tiles",
+        *planned.assumed,
         "",
         "memory of each device, estimated at the largest micro-batch",
         *(f"  {name:<38}{gib(count):>12}" for name, count in planned.memory.items()),
