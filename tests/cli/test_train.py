@@ -143,7 +143,7 @@ def test_any_model_and_file_can_be_planned(capsys, golden, tmp_path):
     ("arguments", "said"),
     [
         (["nothing-like-it"], "no recipe is called 'nothing-like-it'"),
-        (["internvit-300m-448px"], "a tower alone, which no recipe trains"),
+        (["internvit-300m-448px", "start.pooling=clip_projector"], "has no clip_projector"),
         (["lora", "--memory", "-1"], "expected GiB of one device"),
         (["lora", "lr=1"], "did you mean optim.lr?"),
     ],
@@ -189,9 +189,17 @@ def test_a_run_from_the_command_line(data, tmp_path):
     assert override(TrainConfig(), written.splitlines()).run.steps == 2
 
 
-def test_two_processes_from_the_command_line(data, tmp_path):
+def test_two_processes_from_the_command_line(data, golden, tmp_path):
+    """Sharded; both answer, and one writes it down."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    done = started("nano_lora", data, "run.batch=2", *small(tmp_path / "run"), launcher=launcher)
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text((json.dumps(CONVERSATION) + "\n") * 4, encoding="utf-8")
+    given = [data, f"data.held_out={held_out}", "data.pack_tokens=64", "run.batch=2", "parallel.shard=full"]
+    given += ["run.dtype=bf16", f"start.model={golden('checkpoints/qwen2-v2_5-bf16')}", "run.device=cpu"]
+    done = started("nano_lora", *small(tmp_path / "run"), *given, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished after 2 steps") == 1
+    answers = (tmp_path / "run" / "held-out" / "step-000002.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(answers) == 4
+    assert {json.loads(line)["expected"] for line in answers} == {CONVERSATION["conversations"][1]["value"]}
     assert (tmp_path / "run" / "model" / "config.json").is_file()
