@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 import internvl
 from internvl.errors import ConfigError, DataError, TrainingError, UsageError
 from internvl.training.config import Aim, Data, Learn, Optim, Parallel, Run, Start, TrainConfig
+from internvl.training.learn import choose
 from internvl.training.logs import read_log
+from internvl.training.parallel import World, parallelise
 from internvl.training.run import train
+from internvl.training.start import begin
 from tests.conftest import golden
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
@@ -193,3 +196,14 @@ def test_other_data_in_the_same_folder_are_refused(tmp_path):
     plan = config(tmp_path, steps=4)
     with pytest.raises(TrainingError, match="other data"):
         train(replace(plan, data=replace(plan.data, path=str(rows(tmp_path, 30)))))
+
+
+def test_a_step_without_pictures_treats_a_tower_that_learns_as_on_many_ranks():
+    for learns in (True, False):
+        model = begin(Start(model=str(golden("checkpoints/qwen2-v2_5-bf16")))).model
+        choose(model, Learn(vision=learns))
+        parallelise(model, EAGER, World(), dtype="fp32")
+        ids = torch.tensor([[1, 2, 3, 4]])
+        (-model.token_logprobs(ids, ids).sum()).backward()
+        seen = [p.grad for p in model.vision_model.encoder.layers[0].parameters()]
+        assert all((grad is not None and not grad.any()) if learns else grad is None for grad in seen)

@@ -63,9 +63,11 @@ def parallelise(model: nn.Module, parallel: Parallel, world: World, *, dtype: st
     recompute(model, parallel)
     if parallel.compile:
         compile_parts(model)
+    if isinstance(model, ChatModel):
+        # Ranks that have only text must meet the others in the tower. Where it learns, a step without pictures treats
+        # it alike on one rank: its gradients are zeros, which decay and moments take note of.
+        model.always_look = world.size > 1 or any(p.requires_grad for p in model.vision_model.parameters())
     if world.size > 1:
-        if isinstance(model, ChatModel):
-            model.always_look = True  # ranks that have only text must meet the others in the tower
         for module in model.modules():
             if isinstance(module, Probe):
                 module.together = functools.partial(_together, world)
