@@ -17,7 +17,7 @@ def test_it_is_shown_and_planned(name, capsys):
     assert f"runs/{name}" in shown
     assert run(["plan", name, "--devices", "8", "--memory", "80", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert 0 < sum(part["learning"] for part in plan["parts"].values())
+    assert sum(part["learning"] for part in plan["parts"].values()) > 0
     assert 0 < plan["bytes_per_device"] == sum(plan["memory"].values())
     assert all(count > 0 for count in plan["memory"].values())
     assert plan["micro_batches_per_step"] >= 1

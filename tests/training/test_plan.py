@@ -21,6 +21,8 @@ from internvl.models.config import ChatConfig, TextConfig, VisionConfig
 from internvl.models.decoder import DecoderLayer
 from internvl.models.vit import VisionBlock
 from internvl.training import cost
+from internvl.training.classes import Classes
+from internvl.training.classifier_folder import begin_classifier
 from internvl.training.config import Aim, Data, Learn, Parallel, Run, Start, TrainConfig
 from internvl.training.learn import choose, shares, train_mode
 from internvl.training.optim import adamw
@@ -28,6 +30,7 @@ from internvl.training.override import override
 from internvl.training.parallel import recompute
 from internvl.training.plan import estimate
 from internvl.training.shapes import Shapes, built, parts_of, shapes_of
+from internvl.weights.load import load
 
 TOWER = VisionConfig(image_size=56, patch_size=14, dim=96, layers=3, heads=3, mlp_dim=384)
 TEXT = TextConfig(vocab=600, dim=128, layers=4, heads=4, kv_heads=2, mlp_dim=384)
@@ -198,6 +201,66 @@ def test_adapters_are_counted_as_training_puts_them(learn):
     choose(model, learn)
     found = {part.name: (part.parameters + part.adapters, part.learning) for part in parts_of(CHAT, learn)}
     assert found == {name: (share.parameters, share.learning) for name, share in shares(model).items()}
+
+
+@pytest.mark.parametrize("name", ["internlm2-v2_5", "phi3-v2", "qwen2-v2_5-bf16"])
+def test_an_a_that_layers_share_is_counted_once(golden, name):
+    """As adapters stand on a model that is loaded, its layout's fused weights included."""
+    pytest.importorskip("peft")
+    folder = str(golden(f"checkpoints/{name}"))
+    model, learn = load(folder, dtype="float32", device="cpu"), Learn(vision_lora=2, projector=False, language_lora=4)
+    shapes = shapes_of(Start(model=folder))
+    choose(model, learn)
+    found = {
+        p.name: (p.parameters + p.adapters, p.learning) for p in parts_of(shapes.config, learn, None, shapes.family)
+    }
+    assert found == {name: (share.parameters, share.learning) for name, share in shares(model).items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "learning"),
+    [("OpenGVLab/InternVL2_5-8B", 37_748_736), ("OpenGVLab/InternVL2-4B", 25_165_824)],
+)
+def test_adapters_of_published_models_are_counted_as_on_fused_weights(name, learning):
+    """32 layers, rank 16: by hand, 16 x (in + out) of wqkv, wo, w1, w2, w3; of qkv_proj, o_proj, gate_up, down."""
+    plan = estimate(recipes.find("lora").make(), shapes=shapes_of(Start(model=name)))
+    assert plan.learning == learning
+
+
+@pytest.mark.parametrize("pooling", ["linear", "attention", "clip_projector"])
+@pytest.mark.parametrize("name", ["internvit-300m", "qwen2-v2_5-bf16", "internvl-14b", "internvl-c-pth"])
+def test_a_classifier_is_counted_as_training_makes_it(golden, name, pooling):
+    folder = str(golden(f"checkpoints/{name}"))
+    start = Start(model=folder, pooling=pooling)
+    probe = recipes.find("linear_probe").make()
+    config = replace(probe, start=start, data=replace(probe.data, classes="7"))
+    try:
+        model = begin_classifier(start, Classes(7)).model
+    except UsageError:  # a pool that this tower does not have: both say so
+        with pytest.raises(UsageError, match="no clip_projector"):
+            estimate(config)
+        return
+    choose(model, config.learn)
+    found = {part.name: (part.parameters, part.learning) for part in estimate(config).parts}
+    assert found == {name: (share.parameters, share.learning) for name, share in shares(model).items()}
+
+
+def test_classes_that_are_not_stated_are_assumed_and_told(tmp_path):
+    probe = recipes.find("linear_probe").make()
+    assert "1000 classes are assumed" in estimate(probe).assumed[0]
+    (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
+    learns = []
+    for told in ("3", "red,green,blue", str(tmp_path / "names.txt")):
+        plan = estimate(override(probe, [f"data.classes={told}"]))
+        assert plan.assumed == ()
+        learns.append(plan.learning)
+    assert learns == [2 * 2048 + 3 * 2049] * 3  # the norm of both halves, and a linear layer
+
+
+def test_contrast_alone_reads_no_queries():
+    contrast = estimate(recipes.find("internvl_c_contrastive").make())
+    assert contrast.load.tokens == 32 * 80
+    assert estimate(recipes.find("internvl_g_stage2").make()).load.tokens == 3 * 32 * (96 + 80)
 
 
 # --- what must hold ---------------------------------------------------------------------------------------------------

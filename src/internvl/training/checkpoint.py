@@ -7,8 +7,8 @@
     best.json                              names the best step
 
 A folder is called `step-….tmp` until every rank has written and everything is on the disk. Learnt weights are stored as
-they are held, in fp32, so that nothing is lost; adapters are also kept in `optim/`, because the published layout folds
-their scale into B.
+they are held, in fp32, so that nothing is lost; adapters are also kept in `optim/`, because the published layout has
+one scale for a part, and folds others into B.
 """
 
 from __future__ import annotations

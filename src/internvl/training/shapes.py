@@ -97,7 +97,7 @@ def shapes_of(start: Start) -> Shapes:
 def as_trained(shapes: Shapes, config: TrainConfig) -> Shapes:
     """What of these shapes the run trains: of a classifier the tower, and a head on it; else all, as it is.
 
-    >>> probe = TrainConfig(objective=Aim(kind="classify"), data=Data(classes="7"))  # doctest: +SKIP
+    >>> probe = override(recipes.find("linear_probe").make(), ["data.classes=7"])  # doctest: +SKIP
     >>> as_trained(shapes_of(Start()), probe).head.classes  # doctest: +SKIP
     7
     """
