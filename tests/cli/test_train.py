@@ -194,8 +194,14 @@ def test_two_processes_from_the_command_line(data, golden, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text((json.dumps(CONVERSATION) + "\n") * 4, encoding="utf-8")
-    given = [data, f"data.held_out={held_out}", "data.pack_tokens=64", "run.batch=2", "parallel.shard=full"]
-    given += ["run.dtype=bf16", f"start.model={golden('checkpoints/qwen2-v2_5-bf16')}", "run.device=cpu"]
+    given = [data, f"data.held_out={held_out}", "data.max_length=512", "data.pack_tokens=512"]
+    given += [
+        "run.batch=2",
+        "parallel.shard=full",
+        "run.dtype=bf16",
+        f"start.model={golden('checkpoints/qwen2-v2_5-bf16')}",
+        "run.device=cpu",
+    ]
     done = started("nano_lora", *small(tmp_path / "run"), *given, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished after 2 steps") == 1

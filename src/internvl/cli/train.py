@@ -74,8 +74,8 @@ def _run(config: TrainConfig) -> None:
 def held_out_answers(config: TrainConfig) -> Answers | None:
     """What asks the first questions of the held-out conversations while the model trains.
 
-    None where there are none, and under torchrun, where a sharded model only learns. Videos, and rows that cannot be
-    used, are not asked; the held-out loss counts them.
+    None where there are none. Videos, and rows that cannot be used, are not asked; the held-out loss counts them. Under
+    torchrun every rank answers, and the first writes down what was said.
     """
     from internvl.data import media
     from internvl.data.limits import OPEN
@@ -86,7 +86,7 @@ def held_out_answers(config: TrainConfig) -> Answers | None:
     from internvl.training.build import held_out_sources, rows_of
 
     sources = held_out_sources(config)
-    if not sources or rows_of(config) != "conversation" or world_size() > 1:
+    if not sources or rows_of(config) != "conversation":
         return None
     mixture, asked = Mixture(sources, seed=0), list[Question]()
     for position in range(min(len(mixture), config.data.held_out_rows, ASKED)):
@@ -100,7 +100,7 @@ def held_out_answers(config: TrainConfig) -> Answers | None:
                 asked.append(question(record.id, messages(record, photos, max_tiles=source.max_tiles)))
         except InternVLError:
             continue
-    return Answers(asked, Path(config.run.out) / "held-out") if asked else None
+    return Answers(asked, Path(config.run.out) / "held-out" if rank() == 0 else None) if asked else None
 
 
 def rank() -> int:
