@@ -87,6 +87,13 @@ def test_a_warm_up_in_steps_counts_steps():
     assert [rate_at(step / 1e6, step, optim) for step in (1, 5, 10, 11)] == [0.1, 0.5, 1.0, 1.0]
 
 
+def test_a_warm_up_in_steps_and_one_in_shares_are_the_same_curve():
+    steps, shares = replace(COSINE, warmup=100), replace(COSINE, warmup=0.5)
+    for step in range(1, 201):
+        middle = (step - 0.5) / 200
+        assert rate_at(middle, step, steps) == pytest.approx(rate_at(middle, step, shares), abs=0.02), step
+
+
 def test_setting_the_rate_keeps_the_proportions_of_groups():
     optimizer = adamw(tiny(), Optim(lr=1e-3, vision_lr=1e-4))
     assert set_rate(optimizer, 0.5) == 5e-4

@@ -41,6 +41,13 @@ def rows(folder, count=24, *, first=0, bad=()):
     return path
 
 
+def pairs(folder):
+    rows(folder)
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps({"image": f"{colour}.png", "caption": f"all {colour}"}) for colour in COLOURS))
+    return path
+
+
 def config(folder, **run):
     settings = {"steps": 6, "save_every": 2, "dtype": "fp32", "tensorboard": False, "device": "cpu", "batch": 2}
     return TrainConfig(
@@ -73,7 +80,7 @@ def test_a_run_leaves_a_model_that_loads_a_log_and_a_report(tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
     stored = load_file(result.model / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}  # as the checkpoint it began with
-    assert [line["number"] for line in read_log(result.folder) if line["kind"] == "held_out"] == [3, 6]
+    assert [line["number"] for line in read_log(result.folder) if line["kind"] == "held_out"] == [0, 3, 6]
     page = (result.folder / "report.html").read_text()
     assert "<polyline" in page
     assert "http" not in page.replace("http-equiv", "")
@@ -167,10 +174,64 @@ def test_preferences_train_too(tmp_path):
 def test_early_stopping_keeps_the_best(tmp_path):
     plan = config(tmp_path, steps=8, eval_every=1, patience=2, best="asked", keep=1)
     plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
-    marks = {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.4}
+    marks = {0: 0.95, 1: 0.1, 2: 0.9, 3: 0.5, 4: 0.4}
     result = train(plan, evaluate=lambda model, encoder, step: {"asked": marks[step]})
     assert (result.ended, result.steps, result.best) == ("no longer better", 4, 2)
     assert (result.folder / "step-000002").is_dir()
+    again = train(plan, evaluate=lambda model, encoder, step: {"asked": marks[step]})
+    assert (again.ended, again.steps, again.best) == ("no longer better", 4, 2)  # it is not begun again
+
+
+def test_a_figure_that_is_no_number_is_never_the_best(tmp_path):
+    plan = config(tmp_path, steps=3, eval_every=1, best="asked")
+    plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
+    marks = {0: 0.0, 1: float("nan"), 2: 0.5, 3: 0.9}
+    assert train(plan, evaluate=lambda model, encoder, step: {"asked": marks[step]}).best == 3
+
+
+def test_a_figure_that_is_not_measured_is_said_before_the_first_step(tmp_path):
+    plan = config(tmp_path, steps=3, best="exact")
+    plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
+    seen = []
+    with pytest.raises(UsageError, match="there are: loss"):
+        train(plan, on_step=seen.append)
+    assert not seen
+
+
+def test_what_fails_in_the_last_evaluation_loses_nothing(tmp_path):
+    plan = config(tmp_path, steps=3, save_every=1000)
+    plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
+
+    def fails(model, encoder, step):
+        if step == 3:
+            raise ValueError("a fault of the caller")
+        return {}
+
+    with pytest.raises(ValueError, match="a fault of the caller"):
+        train(plan, evaluate=fails)
+    assert (tmp_path / "run" / "step-000003" / "state.json").is_file()
+    assert train(plan).ended == "finished"
+
+
+def test_a_run_begun_otherwise_is_named_by_its_settings(tmp_path, capsys):
+    train(config(tmp_path, steps=2))
+    plan = config(tmp_path, steps=3)
+    with pytest.raises(UsageError, match=r"was begun with learn.vision=true, which its weights depend on"):
+        train(replace(plan, learn=Learn(vision=False)))
+    train(replace(plan, optim=Optim(lr=5e-4)))
+    assert "optim.lr 0.001 -> 0.0005" in capsys.readouterr().err
+
+
+def test_data_for_less_than_a_step_are_no_finished_run(tmp_path):
+    plan = config(tmp_path, steps=None)
+    with pytest.raises(DataError, match="no step was made"):
+        train(replace(
+            plan,
+            start=Start(model=str(golden("checkpoints/internvl-14b"))),
+            objective=Aim(kind="retrieval", captioning=0.0),
+            data=Data(path=str(pairs(tmp_path)), root=str(tmp_path), batching="plain", rows=6, workers=0),
+            run=replace(plan.run, batch=12),
+        ))  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ class Sft:
     >>> Sft(Aim(weighting="square"))  # doctest: +SKIP
     """
 
+    losses = frozenset({"loss", "nll", "balance"})
+
     def __init__(self, aim: Aim, *, normalisation: Normalisation = "imagenet") -> None:
         self.aim = aim
         self.normalisation: Normalisation = normalisation
@@ -79,6 +81,8 @@ class Preferences:
 
     >>> Preferences(Aim(kind="mpo"), ModelReference(internvl.load()))  # doctest: +SKIP
     """
+
+    losses = frozenset({"loss", "nll"})
 
     def __init__(
         self,

@@ -115,6 +115,10 @@ class Saver:
         if wait:
             self.wait()
 
+    def known(self, step: int) -> None:
+        """This step is on the disk already, whole: a run goes on from it, and does not save it again."""
+        self._saved = step
+
     def wait(self) -> None:
         """Until the save in flight is done; raises what went wrong in it."""
         if self._thread is not None:

@@ -74,7 +74,9 @@ class Logs:
             self._wandb.finish()
 
     def step(self, step: Step) -> None:
-        """One step, written down and shown every `log_every`."""
+        """One step; every `log_every` of them the last one is written down and shown, and the speed since."""
+        if step.skipped:
+            self.note(f"step {step.number}: the gradients were not finite; the weights stayed as they were")
         self._seen = [a + b for a, b in zip(self._seen, (step.seconds, step.tokens, step.waited), strict=True)]
         if not self._loud or step.number % self._run.log_every:
             return
@@ -90,8 +92,6 @@ class Logs:
             f"step {step.number:>6}  loss {step.loss:.4f}  lr {step.lr:.2e}  norm {step.norm:.2f}  "
             f"{speed['tokens_per_second']:,.0f} tokens/s  waiting {speed['waiting']:.0%}"
         )
-        if step.skipped:
-            self.note(f"step {step.number}: the gradients were not finite; the weights stayed as they were")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step.progress, description=line)
         else:

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -183,12 +183,10 @@ def _sums(trainer: Trainer, batches: Sequence[Batch]) -> tuple[dict[str, float],
     for batch in batches:
         for name, value in trainer.objective.totals(batch).items():
             both[f"total/{name}"] += value
-        for name, value in zip(
-            ("samples", "tokens", "learnt", "tiles"),
-            (batch.samples, batch.tokens, batch.learnt, len(batch.tiles)),
-            strict=True,
-        ):
-            both[f"count/{name}"] += value
+        if batch.samples:  # a blank one is only there to meet the other ranks
+            counted = (batch.samples, batch.tokens, batch.learnt, len(batch.tiles))
+            for name, value in zip(("samples", "tokens", "learnt", "tiles"), counted, strict=True):
+                both[f"count/{name}"] += value
     summed = trainer.world.sum(both)
     totals, counts = ({}, {})
     for name, value in summed.items():
@@ -222,24 +220,35 @@ def _apply(trainer: Trainer) -> tuple[float, bool]:
 
 
 @torch.no_grad()
-def held_out_loss(trainer: Trainer, batches: Iterator[Batch]) -> dict[str, float]:
-    """Loss and metrics over batches that are not learnt from, exactly normalised over all of them and all ranks."""
+def held_out_loss(trainer: Trainer, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    """Loss and metrics over batches that are not learnt from, exactly normalised over all of them and all ranks.
+
+    The batches are made twice, first to count what their losses are divided by: they are never all in memory.
+    """
     model, world = trainer.model, trainer.world
-    own = list(batches)
-    totals, _ = _sums(trainer, own)
+    totals: dict[str, float] = defaultdict(float)
+    own = 0
+    for batch in batches():
+        own += 1
+        for name, value in trainer.objective.totals(batch).items():
+            totals[name] += value
+    totals = world.sum(totals)
     if not any(totals.values()):
         raise DataError("the held-out rows have no trained token; check data.held_out with `internvl lint`")
-    rounds = max(int(value) for value in world.gather_json(len(own)))
     if world.any(not own):
         raise DataError("a rank has no held-out batch; set a larger data.held_out_rows, or use fewer ranks")
+    rounds = max(int(value) for value in world.gather_json(own))
     parts: dict[str, float] = defaultdict(float)
     before = trainer.objective.state()
     model.eval()
-    for place in range(rounds):
-        batch = to_device(own[min(place, len(own) - 1)], world.device)
+    last: Batch | None = None
+    for place, batch in zip(range(rounds), chain(batches(), repeat(None)), strict=False):
+        last = batch or last
+        assert last is not None
+        shown = last if batch is not None or not isinstance(last, ChatBatch) else blank(last)
         with autocast(world.device, trainer.dtype):
-            loss = trainer.objective.loss(model, batch, totals)
-        if place < len(own):
+            loss = trainer.objective.loss(model, to_device(shown, world.device), totals)
+        if place < own:
             for name, value in {"loss": loss.value, **loss.metrics}.items():
                 parts[name] += float(value)
     trainer.objective.restore(before)  # a running mean learns from what is trained on alone

@@ -26,6 +26,14 @@ class Loss:
 class Objective(Protocol):
     """One way to learn. `batch` is on the model's device."""
 
+    losses: frozenset[str]
+    """The metrics that are small when good; all others are large when good."""
+
+    @property
+    def losses(self) -> frozenset[str]:
+        """Which of its figures are the better the smaller: `loss`, and the terms among its metrics."""
+        ...
+
     def totals(self, batch: Batch) -> dict[str, float]:
         """What sums are divided by: learnt weight, pairs, rows; the same keys for every batch, 0 for an empty one."""
         ...

@@ -74,7 +74,7 @@ def rate_at(progress: float, step: int, optim: Optim) -> float:
     """
     if optim.warmup >= 1 and step < optim.warmup:
         return step / optim.warmup
-    warm = 0.0 if optim.warmup >= 1 else optim.warmup
+    warm = min(progress, progress * optim.warmup / step) if optim.warmup >= 1 else optim.warmup
     if progress < warm:
         return progress / warm
     left = 1 - (progress - warm) / max(1 - warm, 1e-12)

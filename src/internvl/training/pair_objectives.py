@@ -87,6 +87,8 @@ class PairLoss:
     >>> PairLoss(Aim(kind="retrieval", captioning=0.0), World())  # doctest: +SKIP
     """
 
+    losses = frozenset({"loss", "itm", "itc", "itg"})
+
     def __init__(self, aim: Aim, world: World) -> None:
         self.aim, self.world = aim, world
         self.retrieval = aim.kind == "retrieval"
@@ -246,6 +248,8 @@ class Classify:
     The head normalises over the rows of a micro-batch, of all ranks together: two ranks of B rows are one of 2 B, but
     accumulated micro-batches have statistics of their own.
     """
+
+    losses = frozenset({"loss"})
 
     def __init__(self, aim: Aim, world: World) -> None:
         self.aim, self.world = aim, world

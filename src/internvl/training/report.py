@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ from internvl.training.logs import read_log
 WIDTH, HEIGHT = 480, 160
 MOST_POINTS = 600
 """Of one line: more are thinned out."""
-SMOOTHED = 25
-"""Steps over which the thick line of a noisy figure is a running mean."""
+NOISY = 50
+"""From so many steps on, a figure is drawn with the mean of the steps around each."""
+SHOWN = 20
+"""Answers of the last evaluation."""
 
 Point = tuple[float, float]
 
@@ -59,13 +62,18 @@ def write_report(folder: Path, *, title: str | None = None) -> Path:
     template = resources.files("internvl.training").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     config = folder / "config.txt"
+    settings = config.read_text(encoding="utf-8") if config.exists() else ""
     page = environment.from_string(template).render(
         title=title or folder.name,
         plots=plots(log),
         notes=[line["text"] for line in log if line["kind"] == "note"],
         held_out=[line for line in log if line["kind"] == "held_out"],
         steps=[line for line in log if line["kind"] == "step"],
-        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        answers=_answers(folder),
+        config=settings,
+        told=[
+            line for line in settings.splitlines() if line.startswith(("start.model=", "data.path=", "objective.kind="))
+        ],
         width=WIDTH,
         height=HEIGHT,
     )
@@ -94,8 +102,12 @@ def plots(log: Sequence[dict[str, Any]]) -> list[Plot]:
         "tiles",
     }
     names = [name for name in dict.fromkeys(name for line in (*steps, *held) for name in line) if name not in left_out]
-    found = (plot(name, _series(steps, name), _series(held, name)) for name in names)
-    return [one for one in found if one is not None]
+    found: list[Plot] = []
+    for name in names:
+        one = plot(name, _series(steps, name), _series(held, name))
+        if one is not None and all(one.lines != other.lines for other in found):  # `nll` is often `loss`
+            found.append(one)
+    return found
 
 
 def plot(title: str, steps: Sequence[Point], held: Sequence[Point]) -> Plot | None:
@@ -117,10 +129,10 @@ def plot(title: str, steps: Sequence[Point], held: Sequence[Point]) -> Plot | No
         return round(x, 1), round(y, 1)
 
     lines: list[Line] = []
-    noisy = len(steps) > 2 * SMOOTHED
+    noisy, around = len(steps) >= NOISY and title != "lr", max(2, len(steps) // 40)
     for name, style, points in (
         ("each step", "faint" if noisy else "strong", steps),
-        (f"mean of {SMOOTHED} steps", "strong", _smooth(steps) if noisy else []),
+        (f"mean of {2 * around + 1} around it", "strong", _smooth(steps, around) if noisy else []),
         ("held out", "held", held),
     ):
         if points:
@@ -135,12 +147,20 @@ def _series(lines: Sequence[dict[str, Any]], name: str) -> list[Point]:
     return [(x, float(y)) for x, y in found if isinstance(y, int | float) and math.isfinite(y)]
 
 
-def _smooth(points: Sequence[Point]) -> list[Point]:
+def _smooth(points: Sequence[Point], around: int) -> list[Point]:
     smooth: list[Point] = []
     for at, (x, _) in enumerate(points):
-        near = [y for _, y in points[max(0, at - SMOOTHED + 1) : at + 1]]
+        reach = min(around, at, len(points) - 1 - at)  # as many before as after, so that a slope stays where it is
+        near = [y for _, y in points[at - reach : at + reach + 1]]
         smooth.append((x, sum(near) / len(near)))
     return smooth
+
+
+def _answers(folder: Path) -> list[dict[str, Any]]:
+    """What was answered at the last evaluation, if questions were asked."""
+    last = max((folder / "held-out").glob("step-*.jsonl"), default=None)
+    lines = [] if last is None else last.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[:SHOWN]]
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:

@@ -3,7 +3,7 @@
     runs/NAME/
       config.txt          every value of the run, as `key=value` lines that the command line reads
       plan.json           what it was expected to need
-      log.jsonl           every step, every evaluation; tensorboard/ has the same
+      log.jsonl           steps (every `log_every`), evaluations; tensorboard/ has the same
       ledger.jsonl        rows that could not be used, with reasons
       step-000200/        checkpoints: model/ in the published layout, optim/, state.json
       model/              the result, in the published layout
@@ -18,16 +18,17 @@ import json
 import os
 import signal
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from internvl.data.encode import Encoder
 from internvl.data.stream import Stream
-from internvl.errors import MissingExtra, UsageError
+from internvl.errors import CheckpointError, DataError, MissingExtra, UsageError
 from internvl.training import build
-from internvl.training.checkpoint import Saver, latest, restore
+from internvl.training.checkpoint import Saver, latest, name_of, restore
 from internvl.training.config import TrainConfig
 from internvl.training.logs import Logs
 from internvl.training.loop import Step, Trainer, autocast, held_out_loss, memory_used, steps
@@ -74,12 +75,21 @@ def train(
     PosixPath('runs/a/model')
     """
     sources = build.sources(config)  # a wrong path is said before any weight is read
+    if evaluate is not None and not config.data.held_out:
+        raise UsageError("evaluate is called where held-out rows are measured, and there are none; set data.held_out")
+    changed = _changes(config)
     with start_world(config.run.device) as world:
         before = memory_used(world.device)
         run = _Run(config, build.parts(config, sources, world), world, evaluate)
         run.before = before
-        with run.logs, _asked_to_stop() as stop:
-            return run.go(stop, on_step)
+        try:
+            with run.logs, _asked_to_stop() as stop:
+                if changed:
+                    run.logs.note(f"changed since this run began: {'; '.join(changed)}")
+                return run.go(stop, on_step)
+        finally:
+            with suppress(CheckpointError):  # said already, or something worse is on its way
+                run.saver.wait()  # a save in flight is finished, whatever ended the run
 
 
 class _Run:
@@ -120,9 +130,12 @@ class _Run:
         if self.parts.fill is not None and not self.trainer.number:
             known = self.parts.fill(lambda share: self.logs.busy("computing the reference", share))
             self.logs.note(f"the reference of {known:,} answers is known")
+        if not self.trainer.number:
+            self._measure()  # what it was before it learnt; and a figure that is not there is said at once
         last: Step | None = None
         ended: Literal["finished", "interrupted", "no longer better"] = "finished"
-        done = run.steps is not None and self.trainer.number >= run.steps
+        given_up = bool(run.patience) and self.worse >= run.patience
+        done = given_up or (run.steps is not None and self.trainer.number >= run.steps)
         for step in () if done else steps(self.trainer, iter(self.stream), self.parts.progress):
             last = step
             self.logs.step(step)
@@ -138,16 +151,21 @@ class _Run:
                 self._save()
             if run.steps is not None and step.number >= run.steps:
                 break
-        return self._end(last, ended)
+        if not self.trainer.number:
+            raise DataError(
+                "no step was made: the data have less than one batch for every rank and micro-batch; use more data, "
+                "fewer ranks, or a smaller run.batch"
+            )
+        return self._end(last, "no longer better" if given_up else ended)
 
     # ---- between steps -----------------------------------------------------------------------------------------------
 
-    def _evaluate(self) -> bool:
-        """Measure on held-out rows; False if there is no use in going on."""
+    def _measure(self) -> float | None:
+        """Figures on held-out rows; the one that chooses the best, the larger the better."""
         if self.parts.held_out is None:
-            return True
-        number, run = self.trainer.number, self.config.run
-        found = held_out_loss(self.trainer, self.parts.held_out())
+            return None
+        number, run, objective = self.trainer.number, self.config.run, self.trainer.objective
+        found = held_out_loss(self.trainer, self.parts.held_out)
         if self.evaluate is not None and self.parts.encoder is not None:
             self.trainer.model.eval()
             with gathered(self.trainer.model), autocast(self.world.device, run.dtype):
@@ -156,11 +174,18 @@ class _Run:
         self.logs.held_out(number, found)
         if run.best not in found:
             raise UsageError(f"run.best is {run.best!r}, which is not measured; there are: {', '.join(sorted(found))}")
-        figure = -found[run.best] if "loss" in run.best or run.best == "nll" else found[run.best]
-        if self.best is None or figure > self.best[0]:
-            self.best, self.worse = (figure, number), 0
+        figure = -found[run.best] if run.best in {"loss", *objective.losses} else found[run.best]
+        return figure if isfinite(figure) else -inf
+
+    def _evaluate(self) -> bool:
+        """Measure, and keep what is the best so far; False if there is no use in going on."""
+        figure, run = self._measure(), self.config.run
+        if figure is None:
+            return True
+        if figure > (-inf if self.best is None else self.best[0]):
+            self.best, self.worse = (figure, self.trainer.number), 0
             self._save(wait=True)
-            self.saver.mark_best(number)
+            self.saver.mark_best(self.trainer.number)
             return True
         self.worse += 1
         return not run.patience or self.worse < run.patience
@@ -197,15 +222,18 @@ class _Run:
         self.stream.resume(state["streams"])
         self.best = None if state["best"] is None else (float(state["best"][0]), int(state["best"][1]))
         self.worse, self.held_out, self.measured_at = int(state["worse"]), state["held_out"], state["measured_at"]
+        self.saver.known(self.trainer.number)
+        if self.best is not None and (self.folder / name_of(self.best[1])).is_dir():
+            self.saver.mark_best(self.best[1])  # a run may have been killed between saving and marking
 
     def _end(self, last: Step | None, ended: Literal["finished", "interrupted", "no longer better"]) -> Result:
         if ended == "interrupted":
             self._save(wait=True)
             self.logs.note(f"stopped after step {self.trainer.number}, saved; the same command goes on from there")
         else:
+            self._save(wait=True)  # first: whatever goes wrong later, this is not lost
             if self.measured_at != self.trainer.number:
                 self._evaluate()
-            self._save(wait=True)
             build.publish(self.parts, self.folder / "model", self.world)
         self.saver.wait()
         for line in build.closing(self.parts, self.world, self.plan, self.before):
@@ -226,6 +254,28 @@ class _Run:
             write_report(self.folder)
         except MissingExtra as missing:
             self.logs.note(f"no report: {missing}")
+
+
+def _changes(config: TrainConfig) -> list[str]:
+    """What is set otherwise than when the run in this folder began; `UsageError` for what cannot be."""
+    path = Path(config.run.out) / "config.txt"
+    if not config.run.resume or latest(Path(config.run.out)) is None or not path.is_file():
+        return []
+    before, now = (
+        dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+        for text in (path.read_text(encoding="utf-8"), render(config))
+    )
+    changed = [key for key in now if key in before and before[key] != now[key] and key != "run.device"]
+    fixed = [
+        key for key in changed if key.startswith(("learn.", "start.")) and key not in ("start.model", "start.drop_path")
+    ]
+    if fixed:
+        told = ", ".join(f"{key}={before[key]}" for key in fixed)
+        raise UsageError(
+            f"the run in {config.run.out} was begun with {told}, which its weights depend on; restore that, or choose "
+            "another run.out"
+        )
+    return [f"{key} {before[key]} -> {now[key]}" for key in changed]
 
 
 def _write(path: Path, text: str) -> None:
