@@ -26,9 +26,6 @@ class Loss:
 class Objective(Protocol):
     """One way to learn. `batch` is on the model's device."""
 
-    losses: frozenset[str]
-    """The metrics that are small when good; all others are large when good."""
-
     @property
     def losses(self) -> frozenset[str]:
         """Which of its figures are the better the smaller: `loss`, and the terms among its metrics."""

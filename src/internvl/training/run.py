@@ -174,7 +174,7 @@ class _Run:
         self.logs.held_out(number, found)
         if run.best not in found:
             raise UsageError(f"run.best is {run.best!r}, which is not measured; there are: {', '.join(sorted(found))}")
-        figure = -found[run.best] if run.best in {"loss", *objective.losses} else found[run.best]
+        figure = -found[run.best] if run.best in objective.losses else found[run.best]
         return figure if isfinite(figure) else -inf
 
     def _evaluate(self) -> bool:
