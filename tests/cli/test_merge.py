@@ -134,6 +134,23 @@ def test_what_does_not_agree_is_not_written(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_written_is_what_was_merged_to_the_bit(tmp_path, capsys, monkeypatch):
+    """One number in bf16 that is off by its last bit: far below what logits tell."""
+    with_adapters("qwen2-v2_5-bf16", tmp_path / "lora", adapters.Form(4, 8.0))
+
+    def wrong(model, folder, **options):
+        name, tensor = next((n, p) for n, p in model.named_parameters() if n.endswith("mlp.up_proj.weight"))
+        kept = tensor.data.clone()
+        tensor.data[0, 0] *= 1 + 2**-7
+        save(model, folder, **options)
+        model.get_parameter(name).data.copy_(kept)
+
+    monkeypatch.setattr(merging, "save", wrong)
+    assert run(["merge", str(tmp_path / "lora"), str(tmp_path / "out")]) == 2
+    assert "mlp.up_proj.weight are not written as they were merged" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_overwritten(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")

@@ -191,6 +191,17 @@ def test_a_model_that_is_its_reference_begins_at_ln_2():
     assert metrics["rewards/margins"] == metrics["rewards/accuracies"] == objective.delta.mean == 0
 
 
+def test_figures_that_are_losses_are_the_better_the_smaller():
+    """Said of each objective, whatever its figures are called; all that are no loss are the better the larger."""
+    for objective, batch in (
+        (Sft(Aim()), batches([conversation(0)], [1], packed=True)[0]),
+        (preferences(), batches([preference(0)], [1], packed=True)[0]),
+    ):
+        metrics = objective.loss(learner(), batch, objective.totals(batch)).metrics
+        assert {"nll"} == objective.losses & metrics.keys()
+    assert {name for name in metrics if "reward" in name}.isdisjoint(Preferences.losses)
+
+
 def test_ranks_move_delta_together(monkeypatch):
     """Means of ranks are averaged, whatever their sizes; a rank that has nothing is left out."""
     objective = Preferences(Aim(kind="mpo"), ModelReference(chat_model(seed=1)), world=World())

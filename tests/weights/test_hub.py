@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from internvl.errors import CheckpointError, NoSuchName, UsageError
 from internvl.weights import hub
 from internvl.weights.hub import needed, resolve
-from internvl.weights.load import convert, load_tokenizer
+from internvl.weights.load import convert, load, load_encoder, load_tokenizer
 from tests.weights.folders import checkpoint, tiny
 
 REPOSITORY = [
@@ -107,6 +107,44 @@ def test_folders_come_first(pretend, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resolve("InternVL2_5-8B") == Path("InternVL2_5-8B")
     assert there.calls == []
+
+
+def test_the_embedded_model_has_a_name(pretend, tmp_path, monkeypatch):
+    there = pretend(fails=OSError("no network"))
+    monkeypatch.setattr(hub, "NANO", tmp_path)
+    assert resolve("nano") == resolve() == tmp_path
+    with pytest.raises(UsageError, match="revision given with the embedded model"):
+        resolve("nano", revision="abc")
+    (tmp_path / "nano").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("nano") == Path("nano")
+    assert there.calls == []
+
+
+def test_a_run_is_its_model(tmp_path):
+    """Its result, else its newest checkpoint by number; a folder that has a model of its own never is another's."""
+    run = tmp_path / "run"
+    for step in ("step-999900", "step-1000200", "step-1000300.tmp"):
+        (run / step / "model").mkdir(parents=True)
+        (run / step / "model" / "config.json").write_text("{}")
+    assert resolve(run) == run / "step-1000200" / "model"
+    assert resolve(run / "step-999900") == run / "step-999900" / "model"
+    (run / "model").mkdir()
+    assert resolve(run) == run / "step-1000200" / "model"  # nothing in it yet
+    (run / "model" / "config.json").write_text("{}")
+    assert resolve(str(run)) == run / "model"
+    assert resolve(run / "model") == run / "model"
+    for own in ("config.json", "model.safetensors", "pytorch_model.bin", "tower.pth"):
+        (run / own).write_text("{}")
+        assert resolve(run) == run
+        (run / own).unlink()
+
+
+def test_a_run_loads_like_any_model(tmp_path):
+    shutil.copytree(checkpoint("qwen2-v2_5-bf16"), tmp_path / "run" / "model")
+    model = load(tmp_path / "run", device="cpu")
+    assert load_encoder(tmp_path / "run").config == load_encoder(tmp_path / "run" / "model").config
+    assert model.state_dict().keys() == load(tmp_path / "run" / "model", device="cpu").state_dict().keys()
 
 
 def test_a_wrong_name_gets_the_nearest(pretend):

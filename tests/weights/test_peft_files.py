@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from internvl.errors import CheckpointError, KeyMismatch, UsageError
@@ -14,7 +17,7 @@ from internvl.models.chat import ChatModel
 from internvl.models.pair import PairModel
 from internvl.weights import adapters
 from internvl.weights.load import load
-from internvl.weights.peft_files import CONFIG, WEIGHTS, base_named_by, export_adapter, load_adapter
+from internvl.weights.peft_files import _NAMES, CONFIG, WEIGHTS, _names, base_named_by, export_adapter, load_adapter
 from tests.weights.asked import answer, published
 from tests.weights.folders import checkpoint
 
@@ -104,6 +107,67 @@ def test_14b(tmp_path):
     again = load(checkpoint("internvl-14b"), device="cpu")
     load_adapter(again, tmp_path / "lora")
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_layer_that_is_not_whole_is_named(dora, tmp_path):
+    export_adapter(published(chat("qwen2-v2_5-bf16"), adapters.Form(4, 8.0, dora)), tmp_path / "lora")
+    held = load_file(tmp_path / "lora" / WEIGHTS)
+    for leaf in ("lora_A.weight", "lora_B.weight", *(["lora_magnitude_vector"] if dora else [])):
+        lost = next(name for name in held if name.endswith(f"1.mlp.up_proj.{leaf}"))
+        save_file({name: tensor for name, tensor in held.items() if name != lost}, tmp_path / "lora" / WEIGHTS)
+        model = chat("qwen2-v2_5-bf16")
+        with pytest.raises(KeyMismatch, match=rf"layers\.1\.mlp\.up_proj\.{leaf}.* missing"):
+            load_adapter(model, tmp_path / "lora")
+        assert not adapters.adapted(model)
+    lengths = {name: tensor for name, tensor in held.items() if "magnitude" not in name}
+    save_file(lengths, tmp_path / "lora" / WEIGHTS)  # all lengths lost: the config says that there were some
+    if dora:
+        with pytest.raises(KeyMismatch, match="lora_magnitude_vector"):
+            load_adapter(chat("qwen2-v2_5-bf16"), tmp_path / "lora")
+    save_file({}, tmp_path / "lora" / WEIGHTS)
+    with pytest.raises((KeyMismatch, CheckpointError)):
+        load_adapter(chat("qwen2-v2_5-bf16"), tmp_path / "lora")
+
+
+def test_two_kinds_are_not_one_folder(tmp_path):
+    model = published(chat("qwen2-v2_5-bf16"), adapters.Form(4, 8.0, dora=True))
+    published(model, adapters.Form(2, 4.0), "vision_model.")
+    with pytest.raises(UsageError, match="some adapters of this model are DoRA"):
+        export_adapter(model, tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
+
+
+PATTERNS = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "^"]),
+    st.sampled_from(["", ".*", r".*\."]),
+    st.lists(st.sampled_from(["layers", "0", "fc1", "q_proj", "1"]), min_size=1, max_size=3).map(r"\.".join),
+    st.sampled_from(["", "$"]),
+)
+
+
+@given(PATTERNS, st.lists(st.sampled_from(["layers", "0", "10", "fc1", "q_proj"]), min_size=1, max_size=4))
+def test_names_are_found_as_peft_finds_them(pattern, parts):
+    name = ".".join(parts)
+    assert _NAMES.fullmatch(pattern)
+    assert _names(pattern, name) == bool(re.match(rf"(.*\.)?({pattern})$", name))
+
+
+@pytest.mark.parametrize("pattern", ["(", "(a+)+$", "(.*)*b", "q_proj|k_proj", "[", "a*", "", "layers.{1}", "x" * 1001])
+def test_no_expression_of_a_file_is_run(pattern, tmp_path):
+    export_adapter(published(chat("qwen2-v2_5-bf16"), adapters.Form(4, 8.0)), tmp_path / "lora")
+    model = chat("qwen2-v2_5-bf16")
+    with pytest.raises(CheckpointError, match="alpha_pattern has"):
+        load_adapter(model, edited(tmp_path / "lora", alpha_pattern={pattern: 2.0}))
+    assert not adapters.adapted(model)
+
+
+@pytest.mark.parametrize("given", [{"alpha_pattern": {"q_proj": "2"}}, {"lora_alpha": None}, {"alpha_pattern": ["q"]}])
+def test_an_alpha_is_a_number(given, tmp_path):
+    export_adapter(published(chat("qwen2-v2_5-bf16"), adapters.Form(4, 8.0)), tmp_path / "lora")
+    with pytest.raises(CheckpointError, match="expected"):
+        load_adapter(chat("qwen2-v2_5-bf16"), edited(tmp_path / "lora", **given))
 
 
 def test_what_is_not_read(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,8 +24,12 @@ from internvl.errors import CheckpointError, NoSuchName, UsageError
 
 NANO = Path(__file__).parent.parent / "nano" / "checkpoint"
 SIDECARS = (".json", ".txt", ".model", ".jinja", ".md")
+EMBEDDED = "nano"
+"""What the embedded model is called."""
 WEIGHTS = (".safetensors", ".bin", ".pth")
 """The kinds of weight files, best first; a repository may hold several, and one is enough."""
+STEP = re.compile(r"step-(\d+)")
+"""A checkpoint of a training run."""
 SAME_TOKENIZER = "OpenGVLab/InternVL-14B-224px"
 """Its tokenizer is that of plain InternVL-C."""
 
@@ -34,6 +39,7 @@ def resolve(
 ) -> Path:
     """The folder (or `.pth`) of a model: the embedded one, a path, a zoo name, or a hub id, which is downloaded.
 
+    None and "nano" are the embedded one. A training run, or one of its checkpoints, is its model: see `of_run`.
     What was downloaded before is found again without a network. `NoSuchName` suggests the nearest name of the zoo.
     revision and token are of a model on the hub; with anything else they are a `UsageError`. weights=False downloads
     what stands beside the weights only; for plain InternVL-C, which is published without its tokenizer, another's.
@@ -41,16 +47,18 @@ def resolve(
     >>> resolve("internvl2.5-1b")  # doctest: +SKIP
     """
     path = Path(source or "").expanduser()
+    here = bool(str(source)) and path.exists()
+    embedded = source is None or (str(source) == EMBEDDED and not here)
     given = [name for name, value in (("revision", revision), ("token", token)) if value is not None]
-    if given and (source is None or (str(source) and path.exists())):
-        what = "the embedded model" if source is None else f"{source}, which is here"
+    if given and (embedded or here):
+        what = "the embedded model" if embedded else f"{source}, which is here"
         raise UsageError(f"{' and '.join(given)} given with {what}; expected a model on the hub")
-    if source is None:
+    if embedded:
         if not NANO.is_dir():
             raise CheckpointError(f"no embedded model in this installation ({NANO}); name one: internvl zoo lists them")
         return NANO
-    if str(source) and path.exists():
-        return path
+    if here:
+        return of_run(path)
     name, file = str(source), None
     try:
         row = zoo.find(name)
@@ -62,6 +70,18 @@ def resolve(
         if not is_hub_id:
             raise NoSuchName(f"{error} It is no file or folder here either.") from None
     return download(name, file=file, revision=revision, token=token, weights=weights)
+
+
+def of_run(path: Path) -> Path:
+    """The model in the folder of a training run (its result, else its newest checkpoint) or of one checkpoint.
+
+    Any other path, and every folder that has a model of its own, is itself.
+    """
+    if not path.is_dir() or (path / "config.json").is_file() or any(file.suffix in WEIGHTS for file in path.iterdir()):
+        return path
+    checkpoints = {int(found[1]): step for step in path.iterdir() if (found := STEP.fullmatch(step.name))}
+    found = [path, *(checkpoints[number] for number in sorted(checkpoints, reverse=True))]
+    return next((model for step in found if ((model := step / "model") / "config.json").is_file()), path)
 
 
 def download(

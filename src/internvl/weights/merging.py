@@ -17,6 +17,7 @@ from internvl.weights.files import whole_folder
 from internvl.weights.hub import resolve
 from internvl.weights.load import load, save
 from internvl.weights.peft_files import base_named_by, is_adapter, load_adapter
+from internvl.weights.rules import some
 
 BOUND = 1e-4
 """The worst difference that merging may make, relative to the largest logit, both computed in fp32. Seen: 2e-6."""
@@ -52,7 +53,7 @@ def merge_checkpoint(
     >>> merge_checkpoint("runs/receipts", "receipts", dtype="bfloat16").difference < 1e-4  # doctest: +SKIP
     True
     """
-    path = _inside(resolve(source))
+    path = resolve(source)
     if path.is_dir() and is_adapter(path):
         if adapter is not None:
             raise UsageError(f"{source} and {adapter} are both folders of adapters; give a base model and one of them")
@@ -71,18 +72,23 @@ def merge_checkpoint(
     _refuse(source, "merged", difference, BOUND)
     with whole_folder(Path(folder)) as growing:
         save(model, growing, dtype=dtype)
-        again = load(growing, device="cpu", dtype="float32")
-        written = apart(answers(again), before)
+        again = load(growing, device="cpu", dtype="stored")
+        _same(source, again, model)
+        written = apart(answers(again.float()), before)
         _refuse(source, "as it would be written", written, ROUNDED[_narrowest(again)])
     return Merged(Path(folder), layers, difference, written)
 
 
-def _inside(path: Path) -> Path:
-    """The model of a run (its result, else its newest checkpoint) or of one checkpoint; else the path itself."""
-    if not path.is_dir() or (path / "config.json").is_file():
-        return path
-    found = [path / "model", *(step / "model" for step in sorted(path.glob("step-*[0-9]"), reverse=True))]
-    return next((model for model in found if (model / "config.json").is_file()), path)
+def _same(source: object, again: Model, merged: Model) -> None:
+    """Every tensor of the folder is the merged one, rounded to the type that it is stored in, bit for bit."""
+    held, wanted = again.state_dict(), merged.state_dict()
+    if held.keys() != wanted.keys():
+        raise CheckpointError(f"{source}: {some(held.keys() ^ wanted.keys())} are not both merged and written")
+    wrong = [name for name, tensor in held.items() if not torch.equal(tensor, wanted[name].to(tensor.dtype))]
+    if wrong:
+        raise CheckpointError(
+            f"{source}: {some(wrong)} are not written as they were merged, expected the same bits; nothing was written"
+        )
 
 
 def _refuse(source: object, what: str, difference: float, bound: float) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from internvl.models.layers import add_adapter
 from internvl.weights import adapters
 from internvl.weights.adapters import MAGNITUDE, A, B
 from internvl.weights.checkpoint import Model, Origin
-from internvl.weights.families import Raw
 from internvl.weights.files import Handle, open_weights, whole_folder, write_safetensors
 from internvl.weights.formats import TABLE, Layout, parse_json
 from internvl.weights.keys import Dialect
@@ -40,6 +39,10 @@ LEAVES = {".lora_A.weight": f"{A}default.weight", ".lora_B.weight": f"{B}default
 """Their ending of a tensor -> ours."""
 HOMES = (("custom", False), ("hf", True), ("hf", False), ("pair", False))
 """Layouts, and whether every part stands under `model.`, in the order in which names are tried."""
+
+_NAMES = re.compile(r"\^?(?:\.\*)?(?:[\w-]|\\?\.|\\-)+\$?", re.ASCII)
+LONGEST_NAME = 1000
+"""Letters of a pattern for names of layers, at most."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -67,6 +70,10 @@ def export_adapter(
     layers = adapters.adapted(model)
     if not layers:
         raise UsageError("this model has no adapter to export; it has none, or they were merged")
+    if len({adapters.magnitude_of(layer) is None for layer in layers.values()}) > 1:
+        raise UsageError(
+            "some adapters of this model are DoRA and some are not; peft has one kind in a folder: merge them"
+        )
     layout = find("layout", format or _home(model), TABLE)
     state = {
         name: tensor.detach().to("cpu")
@@ -132,22 +139,37 @@ def load_adapter(model: Model, folder: str | Path) -> int:
     if adapters.adapted(model):
         raise UsageError(f"the model has adapters already; merge them before {folder} is put on it")
     steps = _plan(model, list(stored), folder)
+    _whole(list(stored), folder, dora=bool(config.get("use_dora")))
     tensors: dict[str, Tensor] = {}
     for step in steps:
         read = step.rule.read([stored[name].read() for name in step.theirs])
         tensors |= dict(zip(step.ours, read, strict=True))
+    alphas = _Alphas.read(config, folder / CONFIG)
     layers = {name.partition(A)[0]: step for step in steps for name in step.ours if A in name}
     for name, step in layers.items():
         theirs = next(n for n in step.theirs if A in n).partition(A)[0]
         rank = tensors[f"{name}{A}default.weight"].shape[0]
         dora = f"{name}{MAGNITUDE}default.weight" in tensors
-        add_adapter(model, name, rank, _alpha(config, theirs, rank), dora=dora)
+        add_adapter(model, name, rank, alphas.of(theirs, rank), dora=dora)
     for name, tensor in tensors.items():
         target = model.get_parameter(name)
         if target.shape != tensor.shape:
             raise KeyMismatch(f"{folder}: {name} is {list(tensor.shape)}, expected {list(target.shape)}")
         target.copy_(tensor)
     return len(layers)
+
+
+def _whole(names: list[str], folder: Path, *, dora: bool) -> None:
+    """That each layer has all that it computes with: A, B, and with DoRA lengths; peft has one kind for all layers."""
+    leaves = (A, B, MAGNITUDE) if dora or any(MAGNITUDE in name for name in names) else (A, B)
+    layers = dict.fromkeys(name.rpartition(".lora_")[0] for name in names)
+    missing = [f"{layer}{leaf}default.weight" for layer in layers for leaf in leaves]
+    missing = [_theirs(name) for name in missing if name not in names]
+    if missing or not layers:
+        raise KeyMismatch(
+            f"{folder / WEIGHTS}: {f'{some(missing)} missing' if missing else 'no adapter in it'}; expected "
+            f"{', '.join(leaf.strip('.') for leaf in leaves)} of every layer: get the file anew"
+        )
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -163,12 +185,52 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _alpha(config: Raw, name: str, rank: int) -> float:
-    """alpha of a layer: its own, or that of all; with rank-stabilised scaling alpha / sqrt(rank) counts."""
-    patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
-    own = next((a for pattern, a in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name)), None)
-    alpha = float(config.get("lora_alpha", 8) if own is None else own)
-    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+@dataclass(frozen=True)
+class _Alphas:
+    """alpha of each layer: that of the first pattern that it fits, or that of all.
+
+    With rank-stabilised scaling alpha / sqrt(rank) counts. peft runs the patterns as regular expressions; a file that
+    came from somewhere is not trusted with that. Read is what names layers: literally, dots escaped or not, from the
+    beginning (`^`), after anything (`.*`), or as the last parts of a name.
+    """
+
+    common: float
+    patterns: Mapping[str, float]
+    stabilised: bool
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], where: Path) -> _Alphas:
+        patterns = config.get("alpha_pattern") or {}
+        if not isinstance(patterns, dict):
+            raise CheckpointError(f"{where}: alpha_pattern is {patterns!r:.80}, expected layers with their alpha")
+        told: dict[str, Any] = {"lora_alpha": config.get("lora_alpha", 8), **patterns}
+        for key, alpha in told.items():
+            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+                raise CheckpointError(f"{where}: alpha of {key!r:.80} is {alpha!r:.80}, expected a number")
+        for pattern in patterns:
+            if len(pattern) > LONGEST_NAME or not _NAMES.fullmatch(pattern):
+                raise CheckpointError(
+                    f"{where}: alpha_pattern has {pattern!r:.80}; expected names of layers, with escaped dots or '.*' "
+                    "before them: write out which layers are meant"
+                )
+        return cls(told["lora_alpha"], patterns, bool(config.get("use_rslora")))
+
+    def of(self, name: str, rank: int) -> float:
+        alpha = float(next((a for pattern, a in self.patterns.items() if _names(pattern, name)), self.common))
+        return alpha * math.sqrt(rank) if self.stabilised else alpha
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether a pattern that `_NAMES` knows is of this layer.
+
+    >>> _names(r"layers\\.0\\.fc1", "tower.layers.0.fc1"), _names("^fc1", "tower.fc1"), _names(".*c1", "tower.fc1")
+    (True, False, True)
+    """
+    begins, anything, literal = pattern.startswith("^"), ".*" in pattern, pattern.removeprefix("^")
+    literal = literal.removeprefix(".*").removesuffix("$").replace("\\", "")
+    if anything:
+        return name.endswith(literal)
+    return name == literal or (not begins and name.endswith(f".{literal}"))
 
 
 def _plan(model: Model, names: list[str], folder: Path) -> list[Step]:
