@@ -41,7 +41,8 @@ class Logs:
         self._wandb: Any = None
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._seen = [0.0, 0.0, 0.0]
+        self._seen = [0.0, 0.0, 0.0, 0.0]
+        """Seconds, tokens, samples and seconds of waiting since the last line."""
         if not loud:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,20 +78,22 @@ class Logs:
         """One step; every `log_every` of them the last one is written down and shown, and the speed since."""
         if step.skipped:
             self.note(f"step {step.number}: the gradients were not finite; the weights stayed as they were")
-        self._seen = [a + b for a, b in zip(self._seen, (step.seconds, step.tokens, step.waited), strict=True)]
+        new = (step.seconds, step.tokens, step.samples, step.waited)
+        self._seen = [a + b for a, b in zip(self._seen, new, strict=True)]
         if not self._loud or step.number % self._run.log_every:
             return
-        seconds, tokens, waited = self._seen
-        self._seen = [0.0, 0.0, 0.0]
-        speed = {"tokens_per_second": tokens / max(seconds, 1e-9), "waiting": waited / max(seconds, 1e-9)}
+        speed = self._speed()
         values = asdict(step)
         metrics = values.pop("metrics")
         self._write({"kind": "step", **values, **metrics, **speed})
         shown = {"loss": step.loss, "lr": step.lr, "norm": step.norm, **metrics, **speed}
         self._curves({f"train/{name}": value for name, value in shown.items()}, step.number)
+        pace = f"{speed['tokens_per_second']:,.0f} tokens/s"
+        if not step.tokens:  # pictures alone
+            pace = f"{speed['samples_per_second']:,.1f} samples/s"
         line = (
-            f"step {step.number:>6}  loss {step.loss:.4f}  lr {step.lr:.2e}  norm {step.norm:.2f}  "
-            f"{speed['tokens_per_second']:,.0f} tokens/s  waiting {speed['waiting']:.0%}"
+            f"step {step.number:>6}  loss {step.loss:.4f}  lr {step.lr:.2e}  norm {step.norm:.2f}  {pace}  "
+            f"waiting {speed['waiting']:.0%}"
         )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step.progress, description=line)
@@ -101,6 +104,14 @@ class Logs:
         """What is done before the first step, on the bar."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=min(share, 1.0), description=what)
+
+    def _speed(self) -> dict[str, float]:
+        seconds, tokens, samples, waited = self._seen
+        self._seen = [0.0, 0.0, 0.0, 0.0]
+        seconds = max(seconds, 1e-9)
+        return {
+            "tokens_per_second": tokens / seconds, "samples_per_second": samples / seconds, "waiting": waited / seconds,
+        }  # fmt: skip
 
     def held_out(self, number: int, values: Mapping[str, float]) -> None:
         """Figures on rows that are not learnt from."""
