@@ -79,6 +79,32 @@ def test_over_long_rows_are_no_fault(tmp_path):
     assert [line["message"] for line in lines(tmp_path / "l")] == ["9000 tokens: dropped", "8000 tokens: fewer tiles"]
 
 
+def test_rows_that_were_read_again_and_again_are_not_told_as_so_many_rows():
+    ledger = Ledger(None, budget=1.0, sources=["few", "many"], sizes=[3, 5000])
+    for _ in range(1842):
+        ledger.accepted(0)
+    ledger.accepted(1)
+    assert ledger.summary().splitlines() == [
+        "few: 3 rows, read 1,842 times in all, also for batches to come: 1,842 accepted, 0 unusable",
+        "many: 5,000 rows, read once, also for batches to come: 1 accepted, 0 unusable",
+    ]
+
+
+def test_a_state_stays_what_it_was():
+    ledger = Ledger(None, budget=1.0, sources=["a", "b"])
+    ledger.rejected(0, "a:1", DataError("bad"))
+    first = ledger.state()
+    told = json.dumps(first)
+    ledger.rejected(0, "a:2", DataError("bad"))
+    ledger.overlong(1, "b:1", 9, kept=False)
+    assert json.dumps(first) == told
+    again = Ledger(None, budget=1.0, sources=["a", "b"])
+    again.restore(first)
+    again.rejected(0, "a:3", DataError("bad"))
+    assert json.dumps(first) == told
+    assert ledger.state()["counts"][0]["rejected"] == again.state()["counts"][0]["rejected"] == 2
+
+
 def test_the_file_is_bounded_and_the_counts_are_not(tmp_path):
     ledger = Ledger(tmp_path / "l", budget=1.0, sources=["a"])
     for number in range(NAMED * 4):

@@ -6,9 +6,12 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +22,6 @@ from PIL import Image as Pillow
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from internvl.data import mixture as mixture_module
-from internvl.data import workers as workers_module
 from internvl.data.batch import PreparedChat, Segment
 from internvl.data.encode import NOT_LEARNT, Encoder, EncoderConfig
 from internvl.data.ledger import Ledger
@@ -156,6 +158,60 @@ def test_a_sample_that_fits_into_no_pack_is_counted_and_passed_over():
     assert counts["accepted"] + counts["overlong_dropped"] + counts["rejected"] == 60
 
 
+def hopeless(record, source, position, *, index, seed):
+    error = ContextOverflow(f"{record.id}: 9000 tokens")
+    error.tokens = 9000
+    if position % 2 and position < 120:
+        raise error
+    raise DataError(f"{record.id}: no good")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_endless_order_that_comes_to_nothing_is_an_error_after_one_epoch(quick, workers):
+    said = r"not one row of a whole epoch can be used: of 60 rows read 30 x over-long, dropped \(counted:\d+\); "
+    with pytest.raises(DataError, match=said + r"30 x DataError: no good \(counted:\d+\); .*max_length"):
+        next(iter(stream(prepare=hopeless, workers=workers)))
+
+
+def rarely(record, source, position, *, index, seed):
+    if record.label != 7:
+        raise ContextOverflow("too long")
+    return sized(
+        record, source, position, index=index, seed=next(at for at in range(99) if usable([position], seed=at))
+    )
+
+
+@given(rows=st.integers(8, 40), seed=st.integers(0, 5))
+@settings(max_examples=20)
+def test_one_row_of_an_epoch_is_enough_to_go_on(rows, seed):
+    """It may be the first of one epoch and the last of the next, and other ranks may have it for a while."""
+    for world in (1, 3):
+        batches = [next(iter(stream(counted(rows, seed=seed), prepare=rarely, former="plain", rank=0, world=world)))]
+        assert all(len(batch.positions) == 3 for batch in batches)
+
+
+def test_one_of_several_ranks_judges_by_many_rows():
+    with pytest.raises(DataError, match=r"of 1000 rows read"):
+        next(iter(stream(prepare=hopeless, rank=1, world=4)))
+
+
+def test_what_went_before_does_not_hide_a_drought():
+    """After a sample, and after going on elsewhere, an epoch without any is again an error."""
+
+    def dries_up(record, source, position, *, index, seed):
+        return (sized if position < 30 else hopeless)(record, source, position, index=index, seed=seed)
+
+    one = stream(prepare=dries_up, former="plain")
+    seen = []
+    with pytest.raises(DataError, match=r"of 120 rows read"):
+        seen.extend(one)
+    assert len(seen) == len(usable(range(30))) // 3
+    again = stream(prepare=dries_up, former="plain")
+    again.resume([one.state()])
+    with pytest.raises(DataError, match=r"of 120 rows read"):
+        list(again)
+
+
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +281,26 @@ def test_the_state_is_small_and_says_how_far_it_is():
     state = one.state()
     assert len(json.dumps(state)) < 6000  # of it 2000 for the rows that the ledger names; it does not grow
     assert one.reached == 2 * state["taken"] > 40
+
+
+def test_states_of_batches_share_what_has_not_changed():
+    """One is taken for each batch, whose rows the ledger may have named by the thousand."""
+    one = stream(end=60, former="plain")
+    states = [one.state()["ledger"] for _ in one]
+    for part in ("counts", "reasons", "named"):
+        for before, after in pairwise(states):
+            assert (before[part][0] == after[part][0]) == (before[part][0] is after[part][0])
+    assert states[0]["named"][0] != states[-1]["named"][0]
+    assert any(before["named"][0] is after["named"][0] for before, after in pairwise(states))
+
+
+def test_a_run_that_has_read_much_goes_on_with_other_ranks_at_once():
+    """What every rank has read is not gone through again: here it would take hours."""
+    states = [stream(world=2, rank=rank).state() | {"taken": 10**12 + 3 * rank} for rank in range(2)]
+    one = stream()
+    one.resume(states)
+    assert one.state()["left"] == [2 * 10**12 + 2 * skipped for skipped in range(3)]
+    assert one.state()["start"] == 2 * (10**12 + 3)
 
 
 def test_other_data_and_missing_ranks_are_refused():
@@ -328,6 +404,18 @@ def test_a_worker_that_hangs_is_one_line(quick):
         list(stream(prepare=hangs, workers=1, end=40, patience=0.4))
 
 
+def slow(record, source, position, *, index, seed):
+    time.sleep(0.06)
+    return sized(record, source, position, index=index, seed=3)
+
+
+def test_a_batch_of_many_slow_samples_is_waited_for(quick):
+    """Patience is for a sample: twenty of them take longer here, and all is well."""
+    one = stream(prepare=slow, workers=1, end=40, former="groups", patience=0.6)
+    one.former = Plain(20)
+    assert [len(batch.positions) for batch in one] == [20, len(usable(range(40), seed=3)) - 20]
+
+
 def faulty(record, source, position, *, index, seed):
     if position == 5:
         raise KeyError("a fault of this package")
@@ -350,16 +438,89 @@ def test_what_is_wrong_with_the_whole_run_ends_it_at_once(quick, workers):
         list(stream(prepare=poor, workers=workers, end=40))
 
 
-def test_signals_reach_the_main_process_alone():
-    """Ctrl-C goes to all processes of a terminal; the run saves and stops, and its workers must live until then."""
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+MAIN = """
+import os, signal, sys, time
+import torch.utils.data
+from internvl.data.workers import Outcome, outcomes
+
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+
+def task(position):
+    time.sleep(1000 if position >= 60 else 0.02)
+    return Outcome(position, 0, str(os.getpid()), None)
+
+found = outcomes(task, range(100), 2, None)
+for number in range(60):
+    print(next(found).origin, len(heard), flush=True)
+if sys.argv[1] == "close":
+    found.close()
+print("done", flush=True)
+time.sleep(1000)
+"""
+
+
+def started(how):
+    """A main process with two workers in a group of its own, as torchrun starts it; and what it says."""
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, how], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def lives(worker):
     try:
-        workers_module._begin(0)
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def all_gone(workers):
+    for _ in range(300):
+        if not any(map(lives, workers)):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+
+
+@needs_proc
+def test_signals_to_all_processes_are_the_main_ones_matter_and_workers_end_with_it():
+    """Ctrl-C and torchrun's SIGTERM reach the whole group: the run saves, and its workers must live until then."""
+    with started("stay") as main:
+        try:
+            workers, signalled = set(), []
+            for number, line in enumerate(main.stdout):
+                if line == "done\n":
+                    break
+                worker, heard = line.split()
+                workers.add(int(worker))
+                signalled.append(int(heard))
+                if number == 10:
+                    os.killpg(main.pid, signal.SIGTERM)
+                    for one in workers:  # as a scheduler does that sends it to each
+                        os.kill(one, signal.SIGTERM)
+            assert len(workers) == 2  # none was replaced, and each went on
+            assert len(signalled) == 60
+            assert max(signalled) > 0
+            assert all(map(lives, workers))
+        finally:
+            main.kill()
+        assert all_gone(workers)  # though each is in the middle of a long sample
+
+
+@needs_proc
+def test_workers_that_hang_are_ended_with_their_loader():
+    with started("close") as main:
+        try:
+            said = list(iter(main.stdout.readline, "done\n"))
+            assert len(said) == 60
+            assert all_gone({int(line.split()[0]) for line in said})
+            assert main.poll() is None
+        finally:
+            main.kill()
 
 
 # ---- real rows -------------------------------------------------------------------------------------------------------

@@ -30,20 +30,28 @@ FATES = ("accepted", "rejected", "overlong_kept", "overlong_dropped")
 class Ledger:
     """Counts of one rank, and a file (JSON lines) that names rows: {"source", "row", "reason", "message"}.
 
-    >>> ledger = Ledger(None, budget=0.1, sources=["flags"])
+    >>> ledger = Ledger(None, budget=0.1, sources=["flags"], sizes=[2])
     >>> ledger.accepted(0)
     >>> ledger.rejected(0, "flags.jsonl:7", DataError("flags.jsonl:7: `label` is missing"))
     >>> print(ledger.summary())
-    flags: 2 rows read, 1 accepted, 1 unusable
+    flags: 2 rows, read 2 times in all, also for batches to come: 1 accepted, 1 unusable
       1 x DataError: `label` is missing (flags.jsonl:7)
     """
 
-    def __init__(self, path: Path | None, *, budget: float, sources: Sequence[str]) -> None:
-        """`path`: where rows are named; a file that is there is written anew, unless `restore` goes on with it."""
+    def __init__(
+        self, path: Path | None, *, budget: float, sources: Sequence[str], sizes: Sequence[int] | None = None
+    ) -> None:
+        """`path`: where rows are named; a file that is there is written anew, unless `restore` goes on with it.
+
+        `sizes`: how many rows each source has, so that the summary can say how often they were read.
+        """
         self._path, self._budget, self._sources = path, budget, tuple(sources)
+        self._sizes = None if sizes is None else tuple(sizes)
         self._counts = [Counter[str]() for _ in sources]
         self._reasons = [Counter[str]() for _ in sources]
         self._named: list[dict[str, list[str]]] = [{} for _ in sources]
+        self._copies: dict[tuple[str, int], Any] = {}
+        """Of what has not changed since it was copied: states share it, as one is taken for each batch."""
         self._bytes = 0
         """Of the file, as far as it is ours."""
 
@@ -51,22 +59,23 @@ class Ledger:
 
     def accepted(self, source: int) -> None:
         """A row became a sample."""
-        self._counts[source]["accepted"] += 1
+        self._count(source, "accepted")
 
     def overlong(self, source: int, origin: str, tokens: int, kept: bool) -> None:
         """A row had too many tokens. Dropped: that is all of it; kept, with fewer tiles: it is `accepted` besides."""
         fate = "overlong_kept" if kept else "overlong_dropped"
-        self._counts[source][fate] += 1
+        self._count(source, fate)
         told = "fewer tiles" if kept else "dropped"
         self._name(source, origin, f"over-long, {told}", f"{tokens} tokens: {told}")
 
     def rejected(self, source: int, origin: str, error: InternVLError) -> None:
         """A row cannot be used. Raises `DataError` if these are too many by now."""
-        self._counts[source]["rejected"] += 1
+        self._count(source, "rejected")
         reasons, reason = self._reasons[source], reason_of(error, origin)
         if reason not in reasons and len(reasons) >= REASONS:
             reason = OTHER
         reasons[reason] += 1
+        self._copies.pop(("reasons", source), None)
         self._name(source, origin, reason, str(error))
         rejected, read = self._sum("rejected"), self.read
         if rejected > self._budget * max(read, GRACE):
@@ -81,6 +90,10 @@ class Ledger:
         """Rows read, each as often as it was."""
         return self._sum("accepted") + self._sum("rejected") + self._sum("overlong_dropped")
 
+    def _count(self, source: int, fate: str) -> None:
+        self._counts[source][fate] += 1
+        self._copies.pop(("counts", source), None)
+
     def _sum(self, fate: str) -> int:
         return sum(counts[fate] for counts in self._counts)
 
@@ -89,6 +102,7 @@ class Ledger:
         if len(named) >= NAMED or origin in named:
             return
         named.append(origin)
+        self._copies.pop(("named", source), None)
         if self._path is None:
             return
         line = {"source": self._sources[source], "row": origin, "reason": reason, "message": message[:1000]}
@@ -108,18 +122,29 @@ class Ledger:
         return {name: {fate: counts[fate] for fate in FATES} for name, counts in total.items()}
 
     def summary(self) -> str:
-        """A line for each source, and its commonest reasons with one row of each."""
+        """A line for each source, and its commonest reasons with one row of each.
+
+        A row is read again in each epoch, and before its batch is complete; each reading counts.
+        """
         lines: list[str] = []
         for at, name in enumerate(self._sources):
             counts = self._counts[at]
-            read = counts["accepted"] + counts["rejected"] + counts["overlong_dropped"]
             kept, dropped = counts["overlong_kept"], counts["overlong_dropped"]
-            parts = [f"{name}: {read} rows read, {counts['accepted']} accepted, {counts['rejected']} unusable"]
-            parts += [f"{kept} over-long and given fewer tiles"] * bool(kept)
-            parts += [f"{dropped} over-long and dropped"] * bool(dropped)
+            read = counts["accepted"] + counts["rejected"] + dropped
+            rows = f"{read:,} rows read" if self._sizes is None else _read_of(read, self._sizes[at])
+            parts = [f"{name}: {rows}: {counts['accepted']:,} accepted", f"{counts['rejected']:,} unusable"]
+            parts += [f"{kept:,} over-long and given fewer tiles"] * bool(kept)
+            parts += [f"{dropped:,} over-long and dropped"] * bool(dropped)
             lines.append(", ".join(parts))
             lines += (f"  {reason}" for reason in self._worst(5, at))
         return "\n".join(lines)
+
+    def fates(self) -> str:
+        """Why rows gave no sample: how many for each reason, with one row of each."""
+        dropped = "over-long, dropped"
+        first = next((named[dropped][0] for named in self._named if dropped in named), "")
+        overlong = [f"{self._sum('overlong_dropped')} x {dropped} ({first})"] if first else []
+        return "; ".join([*overlong, *self._worst(3)])
 
     def _worst(self, most: int, source: int | None = None) -> list[str]:
         """The commonest reasons, of one source or all: `8 x MediaUnreadable: there is no such file (a.jsonl:3)`."""
@@ -135,14 +160,21 @@ class Ledger:
     # ---- what a checkpoint keeps -------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """JSON values from which `restore` goes on."""
+        """JSON values from which `restore` goes on. They are not to be changed: what is the same is shared."""
+        every = range(len(self._sources))
         return {
             "sources": list(self._sources),
-            "counts": [dict(counts) for counts in self._counts],
-            "reasons": [dict(reasons) for reasons in self._reasons],
-            "named": [{reason: list(rows) for reason, rows in named.items()} for named in self._named],
+            "counts": [self._copy("counts", at, self._counts[at]) for at in every],
+            "reasons": [self._copy("reasons", at, self._reasons[at]) for at in every],
+            "named": [self._copy("named", at, self._named[at]) for at in every],
             "bytes": self._bytes,
         }
+
+    def _copy(self, part: str, source: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        if (part, source) not in self._copies:
+            copied = {key: list(value) if isinstance(value, list) else value for key, value in values.items()}
+            self._copies[part, source] = copied
+        return self._copies[part, source]
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; what the file says beyond it is forgotten. `DataError` if it is of other sources."""
@@ -154,11 +186,18 @@ class Ledger:
         self._counts = [Counter(cast("dict[str, int]", counts)) for counts in state["counts"]]
         self._reasons = [Counter(cast("dict[str, int]", reasons)) for reasons in state["reasons"]]
         self._named = [{reason: list(rows) for reason, rows in named.items()} for named in state["named"]]
+        self._copies.clear()
         self._bytes = 0
         if self._path is not None and self._path.is_file():
             size = self._path.stat().st_size
             self._bytes = size if state["bytes"] is None else min(size, state["bytes"])
             os.truncate(self._path, self._bytes)
+
+
+def _read_of(read: int, size: int) -> str:
+    """A short run of few rows may read each of them hundreds of times until its packs are full."""
+    times = "once" if read == 1 else f"{read:,} times in all"
+    return f"{size:,} row{'' if size == 1 else 's'}, read {times}, also for batches to come"
 
 
 def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from internvl.errors import (
 
 FAULTS_OF_A_ROW = (DataError, MediaError, PromptError)
 """Any other error is one of the whole run, and ends it."""
+ENOUGH = 1000
+"""Rows without a sample from which one of several ranks judges all."""
 LOOKED_AT = 8
 """Places of the order that tell one mixture from another."""
 
@@ -54,6 +56,33 @@ class Order:
         while self.end is None or self[index] < self.end:
             yield self[index]
             index += world
+
+
+@dataclass
+class Drought:
+    """Tells when an order without an end comes to nothing: a whole epoch of it was read, and no row gave a sample.
+
+    One of several ranks reads a part of each epoch; of a small one it must have seen enough to judge the rest by.
+    """
+
+    epoch: int
+    world: int
+    start: int
+    """Of the order; what was left over before it are single rows."""
+    since: int | None = None
+    """All from here on gave nothing."""
+    read: int = 0
+
+    def lasts(self, position: int, used: bool) -> bool:
+        """Enter one more position that was read; whether it is enough."""
+        if used or position < self.start:
+            self.since, self.read = None, 0
+            return False
+        if self.since is None:
+            self.since = max(self.start, position - self.world + 1)
+        self.read += 1
+        whole = -(-self.since // self.epoch) * self.epoch + self.epoch
+        return position + self.world >= whole and self.read >= (1 if self.world == 1 else ENOUGH)
 
 
 @dataclass(frozen=True)
@@ -100,7 +129,7 @@ class Stream:
     start_method: str | None = None
     """Of processes: `fork`, `spawn`, `forkserver`; None: the usual one of this system."""
     patience: float = 600.0
-    """Seconds after which a sample that does not come is an error."""
+    """Seconds after which it is an error that no sample comes from the workers; a batch of many may take longer."""
     waited: float = field(default=0.0, init=False)
     """Seconds that were spent waiting for batches."""
 
@@ -110,10 +139,11 @@ class Stream:
         if self.workers < 0:
             raise ConfigError(f"{self.workers} workers: expected 0 or more")
         self._state = State(self.rank, self.world, ledger=self.ledger.state())
+        self._arrived = time.monotonic()
 
     def __iter__(self) -> Iterator[Batch]:
         made = self._made()
-        with closing(ahead(made, self.patience) if self.workers else made) as batches:
+        with closing(ahead(made, self.patience, lambda: self._arrived) if self.workers else made) as batches:
             while True:
                 began = time.perf_counter()
                 found = next(batches, None)
@@ -185,7 +215,8 @@ class Stream:
         positions = chain(again, order.dealt(self.rank, self.world, begun.taken))
         task, counted = Task(self.mixture, self.prepare, self.seed), frozenset(begun.counted)
         self.ledger.restore(dict(begun.ledger))
-        with closing(outcomes(task, positions, self.workers, self.start_method)) as found:
+        drought = Drought(len(self.mixture), self.world, begun.start) if self.end is None else None
+        with closing(self._heard(outcomes(task, positions, self.workers, self.start_method))) as found:
             known = {position: _once_more(next(found)) for position in again}
             ready = deque([[known[position] for position in group] for group in begun.ready])
             self.former.restore([[known[position] for position in group] for group in begun.held])
@@ -203,15 +234,29 @@ class Stream:
                     ready.extend(self.former.flush())
                 else:
                     taken += 1
-                    ready.extend(self._entered(outcome, counted))
+                    groups = self._entered(outcome, counted)
+                    ready.extend(groups or ())
+                    if drought is not None and drought.lasts(outcome.position, groups is not None):
+                        raise DataError(
+                            f"not one row of a whole epoch can be used: of {self.ledger.read} rows read "
+                            f"{self.ledger.fates()}; see the rows with internvl lint, raise data.max_length or lower "
+                            "data.max_tiles where they are over-long"
+                        )
+
+    def _heard(self, found: Generator[Outcome, None, None]) -> Generator[Outcome, None, None]:
+        """The same, and when the last one came is known."""
+        with closing(found):
+            for outcome in found:
+                self._arrived = time.monotonic()
+                yield outcome
 
     def _after(self, begun: State, taken: int, ready: Iterable[Sequence[Prepared]]) -> State:
         held = self.former.held()
         return replace(begun, taken=taken, ready=_positions(ready), held=_positions(held), ledger=self.ledger.state())
 
-    def _entered(self, outcome: Outcome, counted: Container[int]) -> list[list[Prepared]]:
-        """The groups that a sample completes; a row without one is entered into the ledger."""
-        error, complete = outcome.error, []
+    def _entered(self, outcome: Outcome, counted: Container[int]) -> list[list[Prepared]] | None:
+        """The groups that a sample completes; None for a row that gives no sample. The ledger hears of either."""
+        error, complete = outcome.error, None
         if outcome.sample is not None:
             try:
                 complete = self.former.add(outcome.sample)
@@ -266,7 +311,8 @@ def _not_used(states: Sequence[State]) -> State:
     world, order = len(states), Order(states[0].left, states[0].start, None)
     # Ranks read at different speeds: `read` is the first place of the order from which on none has.
     read = max((state.rank + (state.taken - 1) * world + 1 for state in states if state.taken), default=0)
-    passed_over = [order[index] for index in range(read) if index // world >= states[index % world].taken]
+    all_read = min(state.taken for state in states) * world  # a run may have read millions, of which a few are left
+    passed_over = [order[index] for index in range(all_read, read) if index // world >= states[index % world].taken]
     waiting = [position for state in states for group in (*state.ready, *state.held) for position in group]
     left = sorted([*waiting, *passed_over, *order.left[read:]])
     counted = {*waiting, *states[0].counted}

@@ -7,10 +7,13 @@ A row that cannot be used comes back as its error. A process that dies, or hangs
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import queue
 import re
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
@@ -33,6 +36,8 @@ BATCHES_AHEAD = 2
 SMALL = 1 << 16
 """Bytes of tiles that are not worth a piece of shared memory."""
 DEAD = re.compile(r"DataLoader worker \(pid")
+WATCH = 1.0
+"""Seconds after which a worker is gone at the latest when the main process is."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +136,27 @@ def _as_it_is(outcome: Any) -> Any:
 
 
 def _begin(worker: int) -> None:
-    """Signals are the main process's matter; it ends its workers itself."""
+    """Signals to all processes are the main one's matter: it saves, and ends its workers itself.
+
+    Ctrl-C goes to all processes of a terminal, and SIGTERM to all that torchrun or a scheduler has started.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    main = multiprocessing.parent_process()
+    if main is None or not hasattr(signal, "sigtimedwait"):  # macOS: out of the reach of what is sent to the group
+        os.setpgid(0, 0)
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_watch, args=(main.pid, os.getppid()), name="watch", daemon=True).start()
+
+
+def _watch(main: int, above: int) -> None:
+    """End this process when the main one asks for it, or is gone, whatever this one is waiting for just then."""
+    while os.getppid() == above:
+        asked = signal.sigtimedwait({signal.SIGTERM}, WATCH)
+        if asked is not None and asked.si_pid == main:
+            break
+    os._exit(0)
 
 
 # ---- ahead of time ---------------------------------------------------------------------------------------------------
@@ -144,10 +167,12 @@ class _End:
     error: BaseException | None = None
 
 
-def ahead(source: Generator[T, None, None], patience: float) -> Generator[T, None, None]:
-    """The same items, made by a thread while the last ones are used. `TrainingError` if `patience` seconds bring none.
+def ahead(source: Generator[T, None, None], patience: float, arrived: Callable[[], float]) -> Generator[T, None, None]:
+    """The same items, made by a thread while the last ones are used.
 
-    The thread also hears when a process has died, which torch would otherwise say in the midst of a training step.
+    An item may be made of many samples: `TrainingError` where one is waited for and for `patience` seconds not even a
+    sample came. `arrived` tells when the last one did, by `time.monotonic`. The thread also hears when
+    a process has died, which torch would otherwise say in the midst of a training step.
     """
     items: queue.Queue[T | _End] = queue.Queue(BATCHES_AHEAD)
     stop = threading.Event()
@@ -173,10 +198,14 @@ def ahead(source: Generator[T, None, None], patience: float) -> Generator[T, Non
     thread = threading.Thread(target=fill, name="batches", daemon=True)
     thread.start()
     try:
+        waiting_since = time.monotonic()
         while True:
+            left = max(waiting_since, arrived()) + patience - time.monotonic()
             try:
-                item = items.get(timeout=patience)
+                item = items.get(timeout=max(0.0, left))
             except queue.Empty:
+                if max(waiting_since, arrived()) + patience > time.monotonic():
+                    continue
                 raise TrainingError(
                     f"no sample was ready within {patience:g} s; a file may be out of reach, or the disk too slow: "
                     "set data.workers to 0 to see which"
@@ -186,6 +215,7 @@ def ahead(source: Generator[T, None, None], patience: float) -> Generator[T, Non
                     raise item.error
                 return
             yield item
+            waiting_since = time.monotonic()
     finally:
         stop.set()
         thread.join(timeout=10)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from internvl.data.batch import Batch, ChatBatch, Prepared
+from internvl.data.batch import Batch, Prepared
 from internvl.data.encode import Encoder
 from internvl.data.ledger import Ledger, merged
 from internvl.data.mixture import Mixture, Source, read_meta
@@ -29,9 +28,10 @@ from internvl.training.checkpoint import Describe, Read
 from internvl.training.classes import classes_of
 from internvl.training.classifier_folder import begin_classifier
 from internvl.training.config import Data, TrainConfig
+from internvl.training.filling import Filling
 from internvl.training.held import NARROW, widen_learning
 from internvl.training.learn import choose, table
-from internvl.training.loop import Trainer, autocast, memory_used, to_device
+from internvl.training.loop import Trainer, memory_used
 from internvl.training.lora import without_adapters
 from internvl.training.model_folder import reshard, whole_handles
 from internvl.training.objective import Objective
@@ -75,10 +75,8 @@ class Parts:
     progress: Callable[[int], float]
     held_out: Callable[[], Iterator[Batch]] | None
     """Makes the held-out batches of this rank anew."""
-    fill: Callable[[Callable[[float], None]], int] | None = None
-    """Computes the reference that preferences are compared with, before the first step, and says how many answers it
-    knows; it is told where to report the share that is done.
-    """
+    fill: Filling | None = None
+    """Computes the reference that preferences are compared with, before what was learnt is restored."""
 
     @property
     def encoder(self) -> Encoder | None:
@@ -103,6 +101,12 @@ def held_out_sources(config: TrainConfig) -> tuple[Source, ...]:
         return ()
     found = read_meta(config.data.held_out, root=config.data.root, kind=rows_of(config))
     return tuple(replace(source, repeat=1.0, augment=False) for source in _of_kind(found, config))
+
+
+def held_out_mixture(config: TrainConfig) -> Mixture | None:
+    """The held-out rows, shuffled by the seed: the first are of all sources, and the same in every evaluation."""
+    found = held_out_sources(config)
+    return Mixture(found, seed=config.run.seed) if found else None
 
 
 def rows_of(config: TrainConfig) -> str:
@@ -207,8 +211,7 @@ def parts(config: TrainConfig, found: Sequence[Source], world: World) -> Parts:
         rank=world.rank, world=world.size, workers=config.data.workers, seed=config.run.seed, end=end,
     )  # fmt: skip
     progress, asked = _progress(config, stream, world), held_out(config, begun, world)
-    fill = _filling(config, trainer, stream, asked) if isinstance(reference, CachedReference) else None
-    return Parts(trainer, stream, begun, ledger, progress, asked, fill)
+    return Parts(trainer, stream, begun, ledger, progress, asked, _filling(config, trainer, stream, asked))
 
 
 def _begun(config: TrainConfig, found: Sequence[Source]) -> Beginning:
@@ -238,15 +241,18 @@ def accumulation(config: TrainConfig, world: World) -> int:
 
 
 def held_out(config: TrainConfig, begun: Beginning, world: World) -> Callable[[], Iterator[Batch]] | None:
-    """Makes the batches of the held-out rows of this rank; None without such rows."""
-    found = held_out_sources(config)
-    if not found:
+    """Makes the batches of the held-out rows of this rank; None without such rows.
+
+    They are prepared in this process, whatever data.workers is: there are few, and workers would be begun at each
+    evaluation.
+    """
+    mixture = held_out_mixture(config)
+    if mixture is None:
         return None
-    mixture = Mixture(found, seed=config.run.seed, shuffle=False)
     making = prepare(config, begun, augment=False)
 
     def batches() -> Iterator[Batch]:
-        ledger = Ledger(None, budget=config.data.bad_rows, sources=[source.title for source in found])
+        ledger = Ledger(None, budget=config.data.bad_rows, sources=[source.title for source in mixture.sources])
         return iter(Stream(
             mixture, making, former(config.data), collate(config), ledger, rank=world.rank, world=world.size,
             seed=config.run.seed, end=min(len(mixture), config.data.held_out_rows),
@@ -281,40 +287,32 @@ def _reference(config: TrainConfig, begun: Beginning, world: World) -> Reference
     assert begun.encoder is not None
     normalisation = begun.encoder.config.normalisation
     if config.objective.reference == "adapter_off":
+        if adapters.adapted(begun.model):
+            raise ConfigError(
+                "objective.reference is adapter_off, but the model to begin with has adapters already, which are a part "
+                "of what it is; merge them first (internvl merge), or set objective.reference=model or cache"
+            )
         return AdapterOffReference(without_adapters, normalisation=normalisation)
     if config.objective.reference == "cache":
         identity = f"{fingerprint(begun.model)} {config.run.dtype} {config.learn.quantize}"
         return CachedReference(Path(config.run.out) / "reference", identity=identity, world=world)
     second: nn.Module = begin(config.start, device="cpu", seed=config.run.seed, narrow=narrow(config)).model
+    if config.learn.quantize is not None:  # compared is with what learns as it begins: with adapters that add nothing
+        choose(second, config.learn, seed=config.run.seed)
+        widen_learning(second)
     second = parallelise(second.requires_grad_(False), config.parallel, world, dtype=config.run.dtype)
     return ModelReference(second, normalisation=normalisation)
 
 
 def _filling(
     config: TrainConfig, trainer: Trainer, stream: Stream, asked: Callable[[], Iterator[Batch]] | None
-) -> Callable[[Callable[[float], None]], int]:
-    """A pass over all that the run will read: each sample follows from its place in the order, augmented or not."""
-    world, objective = trainer.world, trainer.objective
-    assert isinstance(objective, Preferences)
-    cached, live = objective.reference, OwnReference(normalisation=objective.normalisation)
-    assert isinstance(cached, CachedReference)
-    steps = config.run.steps
-
-    def batches(report: Callable[[float], None]) -> Iterator[ChatBatch]:
-        ledger = Ledger(None, budget=config.data.bad_rows, sources=[source.title for source in stream.mixture.sources])
-        again = replace(stream, former=former(config.data), ledger=ledger)
-        coming = again if steps is None else islice(again, steps * trainer.accumulate)
-        for number, batch in enumerate(chain(coming, () if asked is None else asked()), start=1):
-            report(again.reached / max(again.end or 1, 1) if steps is None else number / (steps * trainer.accumulate))
-            moved = to_device(batch, world.device)
-            assert isinstance(moved, ChatBatch)
-            yield moved
-
-    def fill(report: Callable[[float], None]) -> int:
-        with autocast(world.device, trainer.dtype):
-            return cached.fill(trainer.model, batches(report), live)
-
-    return fill
+) -> Filling | None:
+    """What computes a cached reference before the first step; None where another is used."""
+    objective = trainer.objective
+    if not isinstance(objective, Preferences) or not isinstance(objective.reference, CachedReference):
+        return None
+    live = OwnReference(normalisation=objective.normalisation)
+    return Filling(config, trainer, stream, partial(former, config.data), asked, objective.reference, live)
 
 
 # ---- what is told and left behind ------------------------------------------------------------------------------------
@@ -351,7 +349,9 @@ def plan(config: TrainConfig, parts: Parts, world: World) -> Plan | None:
 def closing(parts: Parts, world: World, plan: Plan | None, before: int) -> Iterator[str]:
     """What is said after the last step: what became of the rows, and the memory used beside what was expected."""
     told = merged(world.gather_json(parts.ledger.state()))
-    whole = Ledger(None, budget=1.0, sources=[source.title for source in parts.stream.mixture.sources])
+    mixture = parts.stream.mixture
+    names, sizes = [source.title for source in mixture.sources], [len(rows) for rows in mixture.rows]
+    whole = Ledger(None, budget=1.0, sources=names, sizes=sizes)
     whole.restore(told)
     yield whole.summary()
     most, began = (max(world.gather_json(count)) / 2**30 for count in (memory_used(world.device), before))
