@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
 import tarfile
 import tracemalloc
 
@@ -318,6 +319,34 @@ def test_a_bad_key_is_a_bad_row(tmp_path, monkeypatch, members, said):
     assert str(error.value).startswith(f"{path}:0")
 
 
+def test_a_row_has_a_bounded_number_of_members(tmp_path):
+    """Names that are equal up to the first dot are one row: by mistake that may be a whole shard."""
+    few, many = (
+        [(f"{name}.{at:06}.jpg", b"x") for at in range(count)] for name, count in (("few", 1000), ("pic", 3000))
+    )
+    path = tmp_path / "s.tar"
+    path.write_bytes(tar_of([*few, *many, ("1.jpg", b"good")]))
+    opened = open_rows(str(path))
+    assert len(opened) == 3
+    assert opened[0] == {"image": [b"x"] * 1000}
+    assert opened[2] == {"image": b"good"}
+    with pytest.raises(DataError, match=r"s.tar:pic has more than 1000 members; what is equal up to the first dot"):
+        opened[1]
+    assert max(len(entry["members"]) for entry in rows_tar._entries(io.BytesIO(path.read_bytes()), "s.tar")) == 1001
+
+
+def test_a_row_has_a_bounded_number_of_bytes(tmp_path, monkeypatch):
+    """What is left alone does not count."""
+    monkeypatch.setattr(rows_tar, "LARGEST_ROW", 1000)
+    path = tmp_path / "s.tar"
+    path.write_bytes(tar_of([("0.a.jpg", b"x" * 600), ("0.npy", b"x" * 9000), ("1.a.jpg", b"x" * 600),
+                             ("1.b.PNG", b"x" * 600)]))  # fmt: skip
+    opened = open_rows(str(path))
+    assert opened[0] == {"image": b"x" * 600}
+    with pytest.raises(DataError, match=r"s.tar:1 has 1200 bytes in 2 members; a row has at most 1000"):
+        opened[1]
+
+
 def test_names_in_a_shard_reach_nothing(tmp_path):
     """Nothing is unpacked, links are not followed, and what is no file is no row."""
     (tmp_path / "secret.jpg").write_bytes(b"secret")
@@ -409,14 +438,66 @@ def test_rows_of_parquet(tmp_path, cache, count, group, files):
     assert (kept(cache) if cache.exists() else []) == files
 
 
-@given(st.lists(st.integers(1, 600), min_size=1, max_size=6))
-def test_the_copy_has_even_pieces(lengths):
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=6), st.sampled_from([1, 7, 256]))
+def test_the_copy_has_even_pieces(lengths, rows):
     starts = [sum(lengths[:at]) for at in range(len(lengths))]
     batches = [pa.record_batch({"n": list(range(start, start + n))}) for start, n in zip(starts, lengths, strict=True)]
-    pieces = list(rows_parquet._even(pa, iter(batches)))
+    pieces = list(rows_parquet._even(pa, iter(batches), rows))
     assert [n for piece in pieces for n in piece.column("n").to_pylist()] == list(range(sum(lengths)))
-    assert {piece.num_rows for piece in pieces[:-1]} <= {rows_parquet.COPIED}
-    assert pieces[-1].num_rows <= rows_parquet.COPIED
+    assert {piece.num_rows for piece in pieces[:-1]} <= {rows}
+    assert pieces[-1].num_rows <= rows
+
+
+def large_rows(path, count, group):
+    """Rows of 30 kB that do not compress."""
+    rows = [{"id": at, "image": random.Random(at).randbytes(30_000)} for at in range(count)]
+    parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+    return rows
+
+
+class Decoded:
+    """How many groups are decoded."""
+
+    def __init__(self, monkeypatch):
+        self.count, read = 0, parquet.ParquetFile.read_row_group
+
+        def counted(file, *args, **options):
+            self.count += 1
+            return read(file, *args, **options)
+
+        monkeypatch.setattr(parquet.ParquetFile, "read_row_group", counted)
+
+
+@pytest.mark.parametrize(("group", "files"), [(100, [".arrow"]), (20, [])])
+def test_a_group_of_pictures_is_not_decoded_for_each_row(tmp_path, cache, monkeypatch, group, files):
+    """Groups of 3 MB are copied; those of 0.6 MB are not worth it."""
+    rows = large_rows(tmp_path / "t.parquet", 200, group)
+    monkeypatch.setattr(rows_parquet, "COPIED_BYTES", 10 * 30_000)
+    decoded, opened = Decoded(monkeypatch), open_rows(str(tmp_path / "t.parquet"))
+    for at in random.Random(0).sample(range(200), 200):
+        assert opened[at] == rows[at]
+    assert decoded.count == 0 if files else decoded.count > 100
+    assert (kept(cache) if cache.exists() else []) == files
+    if files:
+        assert opened._piece in (9, 10)
+
+
+def test_no_copy_fills_the_disk(tmp_path, cache, monkeypatch):
+    """It is read where it is, slowly; a copy that is there already is used."""
+    rows = large_rows(tmp_path / "t.parquet", 60, 60)
+    usage = rows_parquet.shutil.disk_usage
+    monkeypatch.setattr(rows_parquet.shutil, "disk_usage", lambda at: usage(at)._replace(free=3_000_000))
+    opened = open_rows(str(tmp_path / "t.parquet"))
+    assert [opened[at] for at in (59, 0, 31)] == [rows[at] for at in (59, 0, 31)]
+    assert not any(name == ".arrow" for name in kept(cache))
+    monkeypatch.setattr(rows_parquet, "SLOW_BYTES", 2**20)
+    with pytest.raises(DataError, match="too large to be read where they are.*XDG_CACHE_HOME") as error:
+        open_rows(str(tmp_path / "t.parquet"))
+    assert "\n" not in str(error.value)
+    monkeypatch.setattr(rows_parquet.shutil, "disk_usage", usage)
+    assert open_rows(str(tmp_path / "t.parquet"))[5] == rows[5]
+    monkeypatch.setattr(rows_parquet.shutil, "disk_usage", lambda at: usage(at)._replace(free=0))
+    assert open_rows(str(tmp_path / "t.parquet"))[6] == rows[6]
 
 
 def test_parquet_rows_are_records(tmp_path):

@@ -1,14 +1,17 @@
 """Rows of Parquet files, one at a time.
 
-Such a file can only be read in groups of rows. Groups of at most 1024 rows and 64 MiB, as files with pictures have, are
-read where they are, and the last one is kept. A file with larger groups is written once more as Arrow, without
-compression, into the cache folder (see `addresses`), and from there each row is read by itself.
+Such a file can only be read in groups of rows, and in shuffled order a group would be decoded anew for each row. Only
+groups of at most 1 MiB and 1024 rows are read where they are, and the last one is kept. A file with larger groups, as
+those with pictures are, is written once more as Arrow, without compression, into the cache folder (see `addresses`), and
+from there each row is read by itself. A copy is not made where it would take more than half of the free space: then
+groups up to 64 MiB are read where they are, slowly, and larger ones are an error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import shutil
 from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from functools import cached_property
@@ -19,10 +22,16 @@ from internvl.data.addresses import File, kept
 from internvl.data.rows_jsonl import check_index
 from internvl.errors import DataError, MissingExtra
 
-GROUP_ROWS, GROUP_BYTES = 1024, 64 * 2**20
+GROUP_ROWS, GROUP_BYTES = 1024, 2**20
 """Of a group that is read where it is."""
-COPIED = 256
-"""Rows of one batch of the copy, all but the last."""
+SLOW_BYTES = 64 * 2**20
+"""Of a group that is read where it is if there is no room for a copy."""
+COPIED, COPIED_BYTES = 256, 32 * 2**20
+"""Rows of one piece of the copy at most, fewer where they are large."""
+
+
+class _NoRoom(Exception):
+    """A copy would fill the disk."""
 
 
 class ParquetRows:
@@ -34,10 +43,15 @@ class ParquetRows:
             self._footer: Any = _module("pyarrow.parquet").ParquetFile(raw).metadata
         groups = [self._footer.row_group(at) for at in range(self._footer.num_row_groups)]
         self._ends = list(accumulate(group.num_rows for group in groups))
+        self._bytes = sum(group.total_byte_size for group in groups)
+        self._bearable = all(group.num_rows <= GROUP_ROWS and group.total_byte_size <= SLOW_BYTES for group in groups)
         self._large = any(group.num_rows > GROUP_ROWS or group.total_byte_size > GROUP_BYTES for group in groups)
         self._last: tuple[int, Any] = (-1, None)
         if self._large:
-            _ = self._copy  # now, not in each process that reads
+            try:
+                _ = self._copy  # now, not in each process that reads
+            except _NoRoom:
+                self._large = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ParquetRows, (self._file,)
@@ -49,7 +63,7 @@ class ParquetRows:
         check_index(index, len(self))
         with self._faults(self.origin(index)):
             if self._large:
-                held, place = self._copy.get_batch(index // COPIED), index % COPIED
+                held, place = self._copy.get_batch(index // self._piece), index % self._piece
             else:
                 group = bisect_right(self._ends, index)
                 held, place = self._group(group), index - (self._ends[group - 1] if group else 0)
@@ -73,9 +87,19 @@ class ParquetRows:
         arrow = _module("pyarrow")
 
         def build(source: BinaryIO, out: BinaryIO, _: BinaryIO) -> None:
+            free = shutil.disk_usage(out.fileno()).free
+            if self._bytes > free / 2 and self._bearable:
+                raise _NoRoom
+            if self._bytes > free / 2:
+                raise DataError(
+                    f"{self._file.name} has groups of rows too large to be read where they are, and the "
+                    f"{self._bytes / 2**30:.1f} GiB of a copy are more than half of the {free / 2**30:.1f} GiB free in "
+                    f"the cache folder; set XDG_CACHE_HOME to a larger disk, or write it with row groups below 1 MiB"
+                )
+            rows = max(1, min(COPIED, COPIED_BYTES * len(self) // max(1, self._bytes)))
             file = _module("pyarrow.parquet").ParquetFile(source)
             with self._faults():
-                batches = _even(arrow, file.iter_batches(COPIED, use_threads=False))
+                batches = _even(arrow, file.iter_batches(rows, use_threads=False), rows)
                 first = next(batches)
                 with arrow.ipc.new_file(out, first.schema) as writer:
                     writer.write_table(first)
@@ -83,6 +107,11 @@ class ParquetRows:
                         writer.write_table(table)
 
         return arrow.ipc.open_file(arrow.memory_map(str(kept(self._file, "arrow", build))))
+
+    @cached_property
+    def _piece(self) -> int:
+        """Rows of each piece of the copy but the last."""
+        return self._copy.get_batch(0).num_rows
 
     @contextlib.contextmanager
     def _faults(self, name: str | None = None) -> Generator[None]:
@@ -93,15 +122,15 @@ class ParquetRows:
             raise DataError(f"{name or self._file.name}: not a whole Parquet file ({found}); get it again") from None
 
 
-def _even(arrow: Any, batches: Iterator[Any]) -> Iterator[Any]:
-    """Tables of COPIED rows in one piece, dictionaries written out; the last has fewer."""
+def _even(arrow: Any, batches: Iterator[Any], rows: int) -> Iterator[Any]:
+    """Tables of so many rows in one piece, dictionaries written out; the last has fewer."""
     held: list[Any] = []
     for batch in batches:
         held.append(arrow.Table.from_batches([batch]))
-        while sum(table.num_rows for table in held) >= COPIED:
+        while sum(table.num_rows for table in held) >= rows:
             whole = arrow.concat_tables(held)
-            yield _plain(arrow, whole.slice(0, COPIED))
-            held = [whole.slice(COPIED)]
+            yield _plain(arrow, whole.slice(0, rows))
+            held = [whole.slice(rows)]
     if any(table.num_rows for table in held):
         yield _plain(arrow, arrow.concat_tables(held))
 

@@ -6,7 +6,8 @@
     .jpg .png .webp and so on   `image`: the bytes in place of what the fields name; several are a list
     .mp4 .webm and so on        `video`: likewise, one
 
-Other members are left alone. Nothing is unpacked. Where a shard is damaged, its row is a bad one and the last.
+Other members are left alone. Nothing is unpacked. Where a shard is damaged, its row is a bad one and the last. A row of
+more than 1,000 members or 1 GiB is a bad one: `pic.000000.jpg`, `pic.000001.jpg` and so on are all of the row `pic`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
 VIDEOS = ("mp4", "webm", "mov", "mkv", "avi")
 LARGEST_MEMBER = 256 * 2**20
 """Bytes. A larger one makes its row a bad one."""
+MOST_MEMBERS, LARGEST_ROW = 1000, 2**30
+"""Members of one row, and bytes of those that are read; more make it a bad one."""
 
 
 class TarRows:
@@ -49,6 +52,7 @@ class TarRows:
         name = self._name(entry)
         if "fault" in entry:
             raise DataError(f"{name}: the shard is damaged here ({entry['fault']}), and ends; get it again")
+        _check_size(entry["members"], name)
         return _row(entry["members"], lambda ending, offset, size: self._read(f"{name}.{ending}", offset, size), name)
 
     def origin(self, index: int) -> str:
@@ -79,7 +83,8 @@ def _entries(source: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
                 yield entry
             if key != entry["key"]:
                 entry = {"key": key, "members": []}
-            entry["members"].append([ending.lower(), member.offset_data, member.size])
+            if len(entry["members"]) <= MOST_MEMBERS:  # one more than are read tells that there are too many
+                entry["members"].append([ending.lower(), member.offset_data, member.size])
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         if entry["key"] is None:
             raise DataError(f"{name} is not a tar file ({error}); expected a WebDataset shard") from None
@@ -97,6 +102,21 @@ def _members(source: BinaryIO) -> Iterator[tarfile.TarInfo]:
         source.seek(tar.offset)  # pyright: ignore[reportAttributeAccessIssue]
         if source.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError("what follows is no member")
+
+
+def _check_size(members: list[tuple[str, int, int]], name: str) -> None:
+    if len(members) > MOST_MEMBERS:
+        raise DataError(
+            f"{name} has more than {MOST_MEMBERS} members; what is equal up to the first dot is one row: name files of "
+            "different rows differently there (000001.jpg, not pic.000001.jpg)"
+        )
+    size = sum(size for ending, _, size in members if _is_read(ending))
+    if size > LARGEST_ROW:
+        raise DataError(f"{name} has {size} bytes in {len(members)} members; a row has at most {LARGEST_ROW}")
+
+
+def _is_read(ending: str) -> bool:
+    return ending in ("json", "txt", "cls") or ending.rpartition(".")[2] in (*PICTURES, *VIDEOS)
 
 
 def _row(members: list[tuple[str, int, int]], read: Callable[[str, int, int], bytes], name: str) -> dict[str, Any]:
