@@ -48,13 +48,15 @@ def pairs(folder):
     return path
 
 
-def config(folder, **run):
+def config(folder, *, measured=False, batching="packed", **run):
+    """`measured`: with held-out rows."""
+    packs = {"pack_tokens": 400, "pack_tiles": 6, "pack_buffers": 3} if batching == "packed" else {}
     settings = {"steps": 6, "save_every": 2, "dtype": "fp32", "tensorboard": False, "device": "cpu", "batch": 2}
     return TrainConfig(
         start=Start(model=str(golden("checkpoints/qwen2-v2_5-bf16")), drop_path=0.2),
         data=Data(
-            path=str(rows(folder)), root=str(folder), workers=0,
-            max_tiles=2, pack_tokens=400, pack_tiles=6, pack_buffers=3,
+            path=str(rows(folder)), root=str(folder), workers=0, max_tiles=2, batching=batching,
+            held_out=str(rows(folder, 6, first=100)) if measured else "", **packs,
         ),
         optim=Optim(lr=1e-3),
         run=Run(out=str(folder / "run"), **(settings | run)),
@@ -67,8 +69,7 @@ def losses(folder):
 
 
 def test_a_run_leaves_a_model_that_loads_a_log_and_a_report(tmp_path):
-    plan = config(tmp_path, eval_every=3)
-    plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
+    plan = config(tmp_path, measured=True, eval_every=3)
     told = []
     result = train(plan, evaluate=lambda model, encoder, step: {"asked": float(step)}, on_step=told.append)
     assert (result.steps, result.ended) == (6, "finished")
@@ -94,8 +95,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(tmp_path, batching):
     one.mkdir(), other.mkdir()
     result = []
     for folder in (one, other):
-        plan = config(folder)
-        plan = replace(plan, data=replace(plan.data, batching=batching))
+        plan = config(folder, batching=batching)
 
         def stop(step, folder=folder):
             if folder == other and step.number == 3:
@@ -142,7 +142,8 @@ def test_bad_rows_within_the_budget_are_named_and_beyond_it_end_the_run(tmp_path
 
 
 def test_only_what_learns_changes(tmp_path):
-    plan = replace(config(tmp_path, steps=2), learn=Learn(vision=False, language=False))
+    plan = config(tmp_path, steps=2)
+    plan = replace(plan, learn=Learn(vision=False, language=False), start=replace(plan.start, drop_path=0.0))
     before = internvl.load(plan.start.model).state_dict()
     after = internvl.load(train(plan).model).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -172,8 +173,7 @@ def test_preferences_train_too(tmp_path):
 
 
 def test_early_stopping_keeps_the_best(tmp_path):
-    plan = config(tmp_path, steps=8, eval_every=1, patience=2, best="asked", keep=1)
-    plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
+    plan = config(tmp_path, measured=True, steps=8, eval_every=1, patience=2, best="asked", keep=1)
     marks = {0: 0.95, 1: 0.1, 2: 0.9, 3: 0.5, 4: 0.4}
     result = train(plan, evaluate=lambda model, encoder, step: {"asked": marks[step]})
     assert (result.ended, result.steps, result.best) == ("no longer better", 4, 2)
@@ -183,15 +183,13 @@ def test_early_stopping_keeps_the_best(tmp_path):
 
 
 def test_a_figure_that_is_no_number_is_never_the_best(tmp_path):
-    plan = config(tmp_path, steps=3, eval_every=1, best="asked")
-    plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
+    plan = config(tmp_path, measured=True, steps=3, eval_every=1, best="asked")
     marks = {0: 0.0, 1: float("nan"), 2: 0.5, 3: 0.9}
     assert train(plan, evaluate=lambda model, encoder, step: {"asked": marks[step]}).best == 3
 
 
 def test_a_figure_that_is_not_measured_is_said_before_the_first_step(tmp_path):
-    plan = config(tmp_path, steps=3, best="exact")
-    plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
+    plan = config(tmp_path, measured=True, steps=3, best="exact")
     seen = []
     with pytest.raises(UsageError, match="there are: loss"):
         train(plan, on_step=seen.append)
@@ -199,8 +197,7 @@ def test_a_figure_that_is_not_measured_is_said_before_the_first_step(tmp_path):
 
 
 def test_what_fails_in_the_last_evaluation_loses_nothing(tmp_path):
-    plan = config(tmp_path, steps=3, save_every=1000)
-    plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
+    plan = config(tmp_path, measured=True, steps=3, save_every=1000)
 
     def fails(model, encoder, step):
         if step == 3:
@@ -216,8 +213,8 @@ def test_what_fails_in_the_last_evaluation_loses_nothing(tmp_path):
 def test_a_run_begun_otherwise_is_named_by_its_settings(tmp_path, capsys):
     train(config(tmp_path, steps=2))
     plan = config(tmp_path, steps=3)
-    with pytest.raises(UsageError, match=r"was begun with learn.vision=true, which its weights depend on"):
-        train(replace(plan, learn=Learn(vision=False)))
+    with pytest.raises(UsageError, match=r"was begun with learn.projector=true, which its weights depend on"):
+        train(replace(plan, learn=Learn(projector=False)))
     train(replace(plan, optim=Optim(lr=5e-4)))
     assert "optim.lr 0.001 -> 0.0005" in capsys.readouterr().err
 
@@ -241,12 +238,15 @@ def test_data_for_less_than_a_step_are_no_finished_run(tmp_path):
         ({"data": {"path": "nowhere.jsonl"}}, DataError, "nowhere.jsonl"),
         ({"data": {"rows": 2, "batching": "plain"}, "run": {"batch": 3}}, ConfigError, "data.rows 2 does not divide"),
         ({"objective": {"kind": "classify"}}, ConfigError, "classify"),
-        ({"run": {"best": "exact", "eval_every": 1}}, UsageError, "there are: loss"),
+        (
+            {"run": {"best": "exact", "eval_every": 1}},
+            ConfigError,
+            "run.best is exact, but nothing reads it without held",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, change, error, said):
     plan = config(tmp_path)
-    plan = replace(plan, data=replace(plan.data, held_out=str(rows(tmp_path, 6, first=100))))
     with pytest.raises(error, match=said) as caught:
         train(replace(plan, **{name: replace(getattr(plan, name), **values) for name, values in change.items()}))
     assert "\n" not in str(caught.value)
