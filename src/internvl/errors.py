@@ -15,7 +15,7 @@
     |   |-- PlaceholderMismatch   image slots and images differ in number
     |   `-- ContextOverflow       more tokens than the model can hold
     |-- DataError                 a dataset record that cannot be used
-    |-- TrainingError             a run that cannot go on: gradients that are no numbers, a checkpoint that is not its own
+    |-- TrainingError             a run that cannot go on: gradients that are no numbers, a checkpoint of another run
     |-- UsageError                an argument or option that cannot be honoured
     |   `-- NoSuchName            a name that no table has; says the nearest one
     |-- EndpointError             a server that was asked does not answer, or not as it should

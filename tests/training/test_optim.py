@@ -1,6 +1,7 @@
 """Rates and decays of every parameter, the rate at every moment, and the scale of fp16."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_layers_below_learn_slower_by_the_decay():
     ordered = [vision[depth] for depth in sorted(vision)]
     assert ordered == sorted(ordered)
     assert len(set(ordered)) > 2
-    assert all(later == pytest.approx(2 * earlier) for earlier, later in zip(ordered, ordered[1:], strict=False))
+    assert all(later == pytest.approx(2 * earlier) for earlier, later in pairwise(ordered))
     assert all(rate == 1.0 for (group, _, _), rate in top.items() if group == "language")
 
 
@@ -51,7 +52,7 @@ def test_decay_is_uniform_or_of_matrices_alone():
     assert {decay for _, decay in rates(model, Optim(weight_decay=0.1)).values()} == {0.1}
     shapes = {name: parameter.ndim for name, parameter in model.named_parameters()}
     for name, (_, decay) in rates(model, Optim(weight_decay=0.1, decay_all=False)).items():
-        spared = shapes[name] < 2 or "embed" in name and "patch_embedding" not in name
+        spared = shapes[name] < 2 or ("embed" in name and "patch_embedding" not in name)
         assert decay == (0.0 if spared else 0.1), name
 
 
