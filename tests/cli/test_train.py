@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,8 +79,38 @@ def test_a_printed_recipe_runs_from_its_copy(capsys, tmp_path):
 )
 def test_a_mistake_is_one_line_before_any_weight_is_read(capsys, monkeypatch, arguments, said, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("internvl.weights.load.load", None)
+    monkeypatch.setattr("internvl.training.start.load", None)
     assert said in mistake(capsys, "train", *arguments)
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--lr", "1e-4"], "settings are written KEY=VALUE: optim.lr=1e-4"),
+        (["--lr=1e-4"], "KEY=VALUE: optim.lr=1e-4"),
+        (["--lr"], "KEY=VALUE: optim.lr=VALUE"),
+        (["--lr", "run.steps=3"], "KEY=VALUE: optim.lr=VALUE"),
+        (["--max-tiles", "3"], "KEY=VALUE: data.max_tiles=3"),
+        (["--learning_rate", "1e-4"], "KEY=VALUE: optim.lr=1e-4"),
+        (["--zzz"], "KEY=VALUE: such as optim.lr=2e-5"),
+        (["-x"], "KEY=VALUE: such as optim.lr=2e-5"),
+    ],
+)
+def test_a_setting_as_an_option_is_answered_with_how_it_is_written(capsys, command, given, said):
+    assert said in mistake(capsys, command, "lora", *given)
+
+
+def test_a_misspelt_option_is_answered_with_the_option(capsys):
+    assert "--dry-run" in mistake(capsys, "train", "lora", "--dryrun")
+    assert "--devices" in mistake(capsys, "plan", "lora", "--devicse", "2")
+
+
+def test_what_nothing_reads_is_told_with_what_to_set(capsys):
+    said = mistake(capsys, "train", "lora", "run.patience=3", "learn.dora=true", "learn.vision_layers=-4:")
+    assert "run.patience is 3, but nothing reads it" in said
+    assert "or learn.vision_layers=all" in said
+    assert "dora" not in said
 
 
 def test_missing_sources_and_held_out_rows_are_told(capsys, data, tmp_path):
@@ -129,6 +160,11 @@ def test_a_plan_to_be_read_by_programs(capsys):
 
 def test_a_later_stage_is_planned_before_the_earlier_has_run(capsys):
     assert "7,737,782,272" in told(capsys, "plan", "internvl2_5_8b_stage2", "--devices", "512")
+
+
+def test_nano_can_be_planned(capsys):
+    said = json.loads(told(capsys, "plan", "nano", "--json"))
+    assert sum(part["parameters"] for part in said["parts"].values()) == 5_941_376
 
 
 def test_any_model_and_file_can_be_planned(capsys, golden, tmp_path):
@@ -187,6 +223,28 @@ def test_a_run_from_the_command_line(data, tmp_path):
     assert {json.loads(line)["id"].partition(", id ")[2] for line in answers} == {"'a'", "'p'"}
     written = (tmp_path / "run" / "config.txt").read_text(encoding="utf-8")
     assert override(TrainConfig(), written.splitlines()).run.steps == 2
+
+
+def test_an_interrupted_run_says_what_is_saved_and_how_to_go_on(data, tmp_path, capsys, monkeypatch):
+    """The signal comes at the first step, as from a terminal."""
+    from internvl.training import logs
+
+    given = [data, *small(tmp_path / "run"), "run.steps=3"]
+    plain = logs.Logs.step
+
+    def stopped(self, step):
+        plain(self, step)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(logs.Logs, "step", stopped)
+        assert run(["train", "nano_lora", *given]) == 130
+    last = capsys.readouterr().out.splitlines()[-1]
+    saved = tmp_path / "run" / "step-000001"
+    assert last == f"interrupted after 1 steps; saved as {saved}; the same command goes on from there"
+    assert (saved / "model" / "config.json").is_file()
+    assert run(["train", "nano_lora", *given]) == 0
+    assert "finished after 3 steps" in capsys.readouterr().out
 
 
 def test_two_processes_from_the_command_line(data, golden, tmp_path):

@@ -82,7 +82,8 @@ def told(row: Row) -> dict[str, object]:
     return said | {
         "learn.projector": "M" in trains,
         "learn.language": "L" in trains,
-        "start.drop_path": float(row["drop-path"]),
+        # Nothing reads it where the tower is frozen, and it is left out there.
+        "start.drop_path": float(row["drop-path"]) if "V" in trains else 0.0,
     }
 
 
@@ -238,7 +239,8 @@ def test_the_newest_are_those_of_the_fact_sheet(shared):
             assert config.run.seed == (22110 if "seed 22110" in row["warm-up"] else 42)
             assert (config.learn.language, config.learn.vision) == ("L" in row["trains"], "V" in row["trains"])
             before = recipes.find(name.replace("_mpo", "_sft")).make().start.drop_path
-            assert config.start.drop_path == (before if row["drop-path"] == "as SFT" else float(row["drop-path"]))
+            told = before if row["drop-path"] == "as SFT" else float(row["drop-path"])
+            assert config.start.drop_path == (told if config.learn.vision else 0.0)
     assert seen == set(internvl3_5.TABLE)
 
 
@@ -390,12 +392,38 @@ def other() -> int:
         ("def a(:\n", r"mine\.py, line 3: invalid syntax"),
         ("import nothing_of_that_name\n", r"mine\.py, line 3: ModuleNotFoundError: No module named"),
         ("\n\nraise SystemError('so')\n", r"mine\.py, line 5: SystemError: so"),
+        ("PART = Run(stepz=2)\n", r"mine\.py, line 3: Run has no 'stepz'; did you mean 'steps'\?"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_in_one_line(tmp_path, text, told):
     with pytest.raises(UsageError, match=told) as error:
         recipes.find(written(tmp_path, text))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("TrainConfig(\n        run=Run(stepz=2),\n    )", r"line 5: Run has no 'stepz'; did you mean 'steps'\?"),
+        ("TrainConfig(objectiv=None)", r"line 4: TrainConfig has no 'objectiv'; did you mean 'objective'\?"),
+        ("TrainConfig(run=Run(qqqqqqq=2))", r"line 4: Run has no 'qqqqqqq'; there are: out, steps, epochs"),
+        ("TrainConfig(run=Run(patience=2))", r"line 4: .*run\.patience is 2, but nothing reads it"),
+        ("TrainConfig(run=Run(2))", r"line 4: TypeError: .*takes 1 positional argument"),
+    ],
+)
+@pytest.mark.parametrize("form", ["function", "row"])
+def test_a_mistake_in_a_copied_recipe_is_one_line(tmp_path, monkeypatch, body, told, form):
+    text = f"def mine() -> TrainConfig:\n    return {body}\n"
+    if form == "row":
+        text += "from internvl.recipes import Recipe\nTABLE = {'row': Recipe(make=mine)}\n"
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, text)
+    for file in ("mine.py", "./mine.py", str(tmp_path / "mine.py")):
+        recipe = recipes.find(f"{file}:{'row' if form == 'row' else 'mine'}")
+        with pytest.raises(UsageError, match=rf"mine\.py, {told}") as error:
+            recipe.make()
+        assert str(error.value).count("mine.py") == 1
+        assert "\n" not in str(error.value)
 
 
 def test_a_function_that_is_not_there(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from internvl.data.mixture import Source
 from internvl.errors import ConfigError, UsageError
 from internvl.training.config import Data, Optim, Run, Start, TrainConfig
-from internvl.training.override import as_python, change, keys, override, render
+from internvl.training.faults import unread
+from internvl.training.override import as_python, change, keys, override, render, settled
 
 SOURCES = "data.sources"
 
@@ -41,18 +43,18 @@ def values(key: str, kind: Any) -> st.SearchStrategy[Any]:
 
 
 def configs() -> st.SearchStrategy[TrainConfig]:
-    """Configs with a few fields changed; combinations that contradict each other are left out."""
+    """Configs with a few fields changed one after another; a change that cannot be made there is left out."""
     fields = {key: values(key, kind) for key, kind in keys().items() if key != SOURCES}
 
-    def made(changes: dict[str, Any]) -> TrainConfig | None:
-        try:
-            return change(TrainConfig(), changes)
-        except ConfigError:
-            return None
+    def made(changes: dict[str, Any]) -> TrainConfig:
+        config = TrainConfig()
+        for key, value in changes.items():
+            with suppress(ConfigError):
+                config = change(config, {key: value})
+        return config
 
-    chosen = st.lists(st.sampled_from(sorted(fields)), max_size=6, unique=True)
-    drawn = chosen.flatmap(lambda names: st.fixed_dictionaries({name: fields[name] for name in names}))
-    return drawn.map(made).filter(lambda config: config is not None)
+    chosen = st.lists(st.sampled_from(sorted(fields)), max_size=8, unique=True)
+    return chosen.flatmap(lambda names: st.fixed_dictionaries({name: fields[name] for name in names})).map(made)
 
 
 @given(configs())
@@ -97,9 +99,26 @@ def test_one_path_replaces_the_sources_of_a_recipe():
 
 
 def test_what_belongs_together_may_change_together():
-    with pytest.raises(ConfigError, match=r"data\.rows is 4 and batching is packed"):
+    with pytest.raises(ConfigError, match=r"data\.rows is 4, .*where data\.batching is packed.*data\.pack_tokens"):
         override(TrainConfig(), ["data.rows=4", "run.batch=4"])
     assert override(TrainConfig(), ["data.rows=4", "run.batch=4", "data.batching=plain"]).data.rows == 4
+
+
+def test_steps_replace_the_epochs_of_a_recipe_and_epochs_its_steps():
+    long = override(TrainConfig(), ["run.epochs=3"])
+    short = override(long, ["run.steps=10"])
+    assert (long.run.steps, short.run.steps, short.run.epochs) == (None, 10, 1.0)
+    assert override(short, ["run.epochs=3"]) == long
+    with pytest.raises(ConfigError, match=r"run\.epochs is 3\.0, but nothing reads it where run\.steps is given"):
+        override(TrainConfig(), ["run.epochs=3", "run.steps=10"])
+
+
+@given(configs(), st.data())
+def test_a_settled_change_leaves_nothing_unread(config, data):
+    kinds = {"learn.vision": st.booleans(), "learn.language": st.booleans(), "optim.schedule": st.just("constant")}
+    key = data.draw(st.sampled_from(sorted(kinds)))
+    told = settled(config, {key: data.draw(kinds[key])})
+    assert not unread(change(config, told))
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from internvl.cli.merge import merge
 from internvl.cli.plan import plan
 from internvl.cli.prefer import prefer
 from internvl.cli.score import score
-from internvl.cli.terminal import complain
-from internvl.cli.train import train
+from internvl.cli.terminal import INTERRUPTED, complain
+from internvl.cli.train import as_setting, train
 from internvl.cli.zoo import zoo
 from internvl.errors import InternVLError
 
@@ -35,7 +35,6 @@ MISTAKE: type[Exception] = next(
 OUT_OF_MEMORY = (
     "there is not enough memory; take a smaller model (internvl zoo lists them), --dtype bfloat16, or fewer tiles"
 )
-INTERRUPTED = 130
 PIPE_CLOSED = 1
 
 app = typer.Typer(
@@ -82,7 +81,8 @@ def run(arguments: Sequence[str]) -> int:
         status = app(args=list(arguments), prog_name="internvl", standalone_mode=False)
         sys.stdout.flush()
     except MISTAKE as mistake:
-        return complain(getattr(mistake, "format_message", mistake.__str__)())
+        setting = as_setting(mistake, arguments)
+        return complain(setting or getattr(mistake, "format_message", mistake.__str__)())
     except InternVLError as error:
         return complain(str(error))
     except (KeyboardInterrupt, typer.Abort):

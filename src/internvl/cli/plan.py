@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from internvl.training.shapes import Shapes
 
 GIB = 2**30
+NANO = "nano"
 Changes = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="Changed settings, such as optim.lr=2e-5.")
 ]
@@ -30,7 +31,8 @@ def plan(
 
     internvl plan internvl2_5_8b_lora --devices 2 --memory 80
 
-    internvl plan InternVL2_5-8B data.max_tiles=6      (a model: projector and language model learn, as in `finetune`)
+    internvl plan InternVL2_5-8B data.max_tiles=6      (a model, or nano: projector and language model learn, as in
+    `finetune`)
 
     internvl plan InternViT-300M-448px data.classes=10      (a tower: all of it learns classes, as in `classify`)
     """
@@ -59,13 +61,14 @@ def _recipe_or_model(what: str) -> TrainConfig:
     try:
         return recipes.find(what).make()
     except NoSuchName as no_recipe:
+        name = None if what == NANO else what  # the embedded one
         try:
-            model = shapes_of(Start(model=what)).config
+            model = shapes_of(Start(model=name)).config
         except NoSuchName as no_model:
             raise NoSuchName(f"{no_recipe} And {no_model}") from None
     pair = "internvl_c_contrastive" if isinstance(model, PairConfig) else "classify"
     general = "finetune" if isinstance(model, ChatConfig) else pair
-    return change(recipes.find(general).make(), {"start.model": what})
+    return change(recipes.find(general).make(), {"start.model": name})
 
 
 def shapes_for(config: TrainConfig) -> Shapes:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 USER_MISTAKE = 2
+INTERRUPTED = 130
 PATIENCE = 1.5
 """Seconds after which a wait is explained."""
 

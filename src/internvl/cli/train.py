@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from internvl.cli.plan import Changes
-from internvl.cli.terminal import USER_MISTAKE
+from internvl.cli.terminal import INTERRUPTED, USER_MISTAKE
 from internvl.errors import InternVLError, UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def train(
 
     torchrun --nproc-per-node 8 -m internvl train mine.py      (many GPUs, many machines)
 
-    The same command goes on where it was stopped.
+    The same command goes on where it was stopped. Ctrl-C saves first; the exit status is then 130.
     """
     if not recipe:
         if show or python or dry_run:
@@ -64,11 +65,19 @@ def train(
 
 
 def _run(config: TrainConfig) -> None:
+    from internvl.training.checkpoint import name_of
     from internvl.training.run import train as run
 
     result = run(config, evaluate=held_out_answers(config))
-    if rank() == 0:
+    if rank() != 0:
+        return  # the first says it, once all is written
+    if result.ended != "interrupted":
         typer.echo(f"{result.ended} after {result.steps} steps; the model is {result.model}")
+        return
+    saved = result.folder / name_of(result.steps)
+    again = "the same command goes on" if config.run.resume else "the same command with run.resume=true goes on"
+    typer.echo(f"interrupted after {result.steps} steps; saved as {saved}; {again} from there")
+    raise typer.Exit(INTERRUPTED)
 
 
 def held_out_answers(config: TrainConfig) -> Answers | None:
@@ -79,19 +88,18 @@ def held_out_answers(config: TrainConfig) -> Answers | None:
     """
     from internvl.data import media
     from internvl.data.limits import OPEN
-    from internvl.data.mixture import Mixture
     from internvl.data.prepare import allowing, placed
     from internvl.data.records import Conversation, messages
     from internvl.evaluation.held_out import Answers, Question, question
-    from internvl.training.build import held_out_sources, rows_of
+    from internvl.training.build import held_out_mixture, rows_of
 
-    sources = held_out_sources(config)
-    if not sources or rows_of(config) != "conversation":
+    mixture = held_out_mixture(config)
+    if mixture is None or rows_of(config) != "conversation":
         return None
-    mixture, asked = Mixture(sources, seed=0), list[Question]()
+    asked = list[Question]()
     for position in range(min(len(mixture), config.data.held_out_rows, ASKED)):
         place = mixture.place(position)
-        source = sources[place.source]
+        source = mixture.sources[place.source]
         try:
             record = mixture.record(place)
             if isinstance(record, Conversation) and record.video is None:
@@ -101,6 +109,30 @@ def held_out_answers(config: TrainConfig) -> Answers | None:
         except InternVLError:
             continue
     return Answers(asked, Path(config.run.out) / "held-out" if rank() == 0 else None) if asked else None
+
+
+def as_setting(mistake: Exception, arguments: Sequence[str]) -> str:
+    """What to say to an option that `train` and `plan` do not have where a setting of that name was meant; else empty.
+
+    >>> as_setting(no_such_option, ["train", "lora", "--lr", "1e-4"])  # doctest: +SKIP
+    'no option is called --lr; settings are written KEY=VALUE: optim.lr=1e-4 (--show lists them)'
+    """
+    option = str(getattr(mistake, "option_name", ""))
+    if not option.startswith("-") or not arguments or arguments[0] not in ("train", "plan"):
+        return ""
+    from internvl.training.override import nearest
+
+    name = option.lstrip("-").replace("-", "_")
+    near = nearest(name)
+    own = [other for other in getattr(mistake, "possibilities", None) or () if other != "--help"]
+    if own and not (near and near[0].endswith(f".{name}")):
+        return ""  # an option of the command is nearer
+    words = iter(arguments)
+    word = next((word for word in words if word.partition("=")[0] == option), "")
+    following = next(words, "")
+    value = word.partition("=")[2] or ("VALUE" if following[:1] in ("", "-") or "=" in following else following)
+    meant = " or ".join(f"{key}={value}" for key in near) or "such as optim.lr=2e-5"
+    return f"no option is called {option}; settings are written KEY=VALUE: {meant} (--show lists them)"
 
 
 def rank() -> int:
@@ -126,6 +158,8 @@ def resolved(recipe: str, changes: list[str]) -> tuple[TrainConfig, str]:
     found = recipes.find(recipe)
     try:
         config = found.make()
+    except UsageError:
+        raise  # a recipe in a file, which it names
     except InternVLError as error:
         raise UsageError(f"{recipe}: {error}") from error
     return override(config, changes), found.about

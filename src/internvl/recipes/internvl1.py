@@ -4,7 +4,7 @@
 
 `data/…json` stands for the original's meta file: give your own with data.path=…. What is different here, for all of
 them: the loss is one mean over the learnt tokens of a step, not a mean of the means of micro-batches; a sample that is
-too long is left out and counted instead of cut; drop path is at rest while the tower is frozen. None was run here.
+too long is left out and counted instead of cut; no drop path while the tower is frozen. None was run here.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def gpt_oss_warmup() -> TrainConfig:
     """Stage 0 with GPT-OSS 20B: the projector learns from nothing between a tower and a language model that stay.
 
     Original: 256 packs a step, 5,000 steps, samples of at most 16384 tokens, seed 22110. The size of its packs is
-    not given apart; that of the later stages is taken. Drop path 0.1 is at rest here, the tower being frozen.
+    not given apart; that of the later stages is taken. Its drop path of 0.1 is left out, the tower being frozen.
     """
     return TrainConfig(
         start=Start(
@@ -92,7 +92,6 @@ def gpt_oss_warmup() -> TrainConfig:
             language="openai/gpt-oss-20b",
             template="internvl3_5_gpt_oss",
             pixel_shuffle="v2",
-            drop_path=0.1,
         ),
         learn=Learn(vision=False, language=False),
         data=replace(PACKED, max_length=16384),

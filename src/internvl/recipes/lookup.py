@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from internvl.errors import NoSuchName, UsageError
+from internvl.data.mixture import Source
+from internvl.errors import InternVLError, NoSuchName, UsageError
 from internvl.errors import find as find_name
 from internvl.recipes import (
     general,
@@ -37,6 +41,9 @@ GROUPS: Mapping[str, Mapping[str, Recipe]] = {
     "InternVL 3.5": internvl3_5.TABLE,
     "InternVL-C and -G": retrieval.TABLE,
 }
+
+
+_UNKNOWN = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
 @cache
@@ -73,6 +80,7 @@ def _in_file(path: Path, wanted: str) -> Recipe:
     module = _imported(path)
     rows: Any = getattr(module, "TABLE", {})
     there = _functions(module) | {name: row for name, row in dict(rows).items() if isinstance(row, Recipe)}
+    there = {name: _guarded(path, row) for name, row in there.items()}
     if wanted:
         return find_name(f"recipe in {path}", wanted, there)
     if not there:
@@ -109,7 +117,42 @@ def _imported(path: Path) -> ModuleType:
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        places = [place.lineno for place in traceback.extract_tb(error.__traceback__) if place.filename == str(path)]
-        where = f"{path}, line {places[-1]}" if places else str(path)
-        raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
+        raise _told(path, error) from error
     return module
+
+
+def _guarded(path: Path, recipe: Recipe) -> Recipe:
+    """A recipe of a file, whose mistakes are told like those of the file."""
+
+    def make() -> TrainConfig:
+        try:
+            return recipe.make()
+        except Exception as error:
+            raise _told(path, error) from error
+
+    make.__doc__ = recipe.text
+    return replace(recipe, make=make)
+
+
+def _told(path: Path, error: Exception) -> UsageError:
+    """What went wrong in a file, in one line that names the file and the line."""
+    trace = traceback.extract_tb(error.__traceback__)
+    places = [place.lineno for place in trace if Path(place.filename) == path.absolute()]
+    where = f"{path}, line {places[-1]}" if places else str(path)
+    if isinstance(error, InternVLError):
+        return UsageError(f"{where}: {error}")
+    if isinstance(error, TypeError) and (unknown := _UNKNOWN.search(str(error))):
+        name, field = unknown.groups()
+        there = _fields(name)
+        if near := difflib.get_close_matches(field, there, n=1, cutoff=0.5):
+            return UsageError(f"{where}: {name} has no {field!r}; did you mean {near[0]!r}?")
+        if there:
+            return UsageError(f"{where}: {name} has no {field!r}; there are: {', '.join(there)}")
+    return UsageError(f"{where}: {type(error).__name__}: {error}")
+
+
+def _fields(name: str) -> list[str]:
+    """What a class of the config, or a source, is made of."""
+    classes: dict[str, Any] = {kind.__name__: kind for kind in (TrainConfig, Source)}
+    classes |= {field.default_factory.__name__: field.default_factory for field in fields(TrainConfig)}  # type: ignore[union-attr]
+    return [field.name for field in fields(classes[name])] if name in classes else []

@@ -2,25 +2,24 @@
 
     TrainConfig = start (which weights) + learn (which of them change) + data + objective + optim + run + parallel
 
-What cannot be honoured is refused when the value is made, all faults at once.
+What cannot be honoured is refused when the value is made, all faults at once; a value that nothing would read too
+(`training.faults` says where each is read).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from internvl.data.mixture import Source
 from internvl.errors import ConfigError
+from internvl.training.faults import faults
 
 Dtype = Literal["bf16", "fp16", "fp32"]
 Batching = Literal["packed", "grouped", "plain"]
 Overlong = Literal["drop", "fewer_tiles"]
 Weighting = Literal["token", "sample", "square"]
 Kind = Literal["sft", "dpo", "mpo", "pretrain_pair", "retrieval", "classify"]
-NOT_TEXT = ("pretrain_pair", "retrieval", "classify")
-"""Kinds whose rows are a picture each."""
 Reference = Literal["model", "adapter_off", "cache"]
 ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 Shard = Literal["full", "hybrid", "none"]
@@ -46,7 +45,7 @@ class Start:
     select_layer: int | None = None
     pixel_shuffle: Literal["v1", "v2"] | None = None
     drop_path: float = 0.0
-    """Stochastic depth of the tower; only active while the tower learns."""
+    """Stochastic depth of a tower that learns."""
     pooling: Literal["linear", "attention", "clip_projector"] = "linear"
     """What of the tower's states a new head of `classify` sees."""
 
@@ -81,6 +80,7 @@ class Data:
     path: str = ""
     """A meta file (JSON), or one annotation file. What its rows are follows from the objective."""
     root: str = ""
+    """Where the media of `path` and `held_out` are; `sources` have roots of their own."""
     sources: tuple[Source, ...] = ()
     """Instead of `path`."""
     held_out: str = ""
@@ -178,6 +178,7 @@ class Run:
     steps: int | None = None
     """None: as many as `epochs` take."""
     epochs: float = 1.0
+    """Instead of `steps`."""
     batch: int = 1
     """Rows or packs of one optimiser step over all ranks; divided by ranks and `data.rows`, the rest is accumulated."""
     seed: int = 42
@@ -189,11 +190,11 @@ class Run:
     resume: bool = True
     """Go on from the newest checkpoint in `out`, if there is one."""
     eval_every: int = 0
-    """0: at the end only, if there are held-out rows."""
+    """Of steps, on the held-out rows; 0: at the end only."""
     best: str = "loss"
     """The held-out figure that chooses the best checkpoint; losses are small when good, all else large."""
     patience: int = 0
-    """Stop after so many evaluations without a better figure; 0: never."""
+    """Stop after so many evaluations (`eval_every`) without a better figure; 0: never."""
     log_every: int = 1
     tensorboard: bool = True
     wandb: bool = False
@@ -230,63 +231,5 @@ class TrainConfig:
     parallel: Parallel = field(default_factory=Parallel)
 
     def __post_init__(self) -> None:
-        if faults := list(_faults(self)):
-            raise ConfigError(f"the training config cannot be used: {'; '.join(faults)}")
-
-
-RATES = (
-    *("lr", "vision_lr", "projector_lr", "language_lr", "warmup", "clip"),
-    *("weight_decay", "vision_weight_decay", "projector_weight_decay", "language_weight_decay"),
-)
-"""What may not be negative."""
-
-
-def _faults(config: TrainConfig) -> Iterator[str]:
-    """Every fault that needs no file and no model to be seen."""
-    learn, data, optim, run = config.learn, config.data, config.optim, config.run
-    positive = {
-        "data.max_length": data.max_length, "data.rows": data.rows, "data.pack_tokens": data.pack_tokens,
-        "data.pack_tiles": data.pack_tiles, "data.pack_buffers": data.pack_buffers, "run.batch": run.batch,
-        "run.epochs": run.epochs, "optim.eps": optim.eps, "data.text_length": data.text_length,
-        "data.min_frames": data.min_frames, "run.save_every": run.save_every, "run.keep": run.keep,
-        "objective.beta": config.objective.beta, "run.log_every": run.log_every,
-    }  # fmt: skip
-    yield from (f"{name} is {value}, expected more than 0" for name, value in positive.items() if not value > 0)
-    shares = {
-        "data.bad_rows": data.bad_rows, "optim.decay": optim.decay, "optim.floor": optim.floor,
-        "start.drop_path": config.start.drop_path, "learn.lora_dropout": learn.lora_dropout,
-        "objective.label_smoothing": config.objective.label_smoothing,
-    }  # fmt: skip
-    yield from (f"{name} is {value}, expected 0 to 1" for name, value in shares.items() if not 0 <= value <= 1)
-    rates = {name: value for name in RATES if (value := getattr(optim, name)) is not None}
-    yield from (f"optim.{name} is {value}, expected 0 or more" for name, value in rates.items() if not value >= 0)
-    if run.steps is not None and run.steps < 1:
-        yield f"run.steps is {run.steps}, expected at least 1"
-    if run.batch % data.rows:
-        yield f"run.batch is {run.batch}, which data.rows {data.rows} does not divide"
-    if data.path and data.sources:
-        yield "data.path and data.sources are both given, expected one of them"
-    if data.max_frames < data.min_frames:
-        yield f"data.max_frames is {data.max_frames}, below data.min_frames {data.min_frames}"
-    if learn.quantize and not (learn.language_lora or learn.vision_lora):
-        yield "learn.quantize holds the layers under adapters in fewer bits, but no adapter is asked for"
-    if config.objective.reference == "adapter_off" and not (learn.language_lora or learn.vision_lora):
-        yield "objective.reference is adapter_off, but learn.language_lora and learn.vision_lora are 0"
-    if data.batching == "packed" and data.rows != 1:
-        yield f"data.rows is {data.rows} and batching is packed; a pack is one row: set data.pack_tokens instead"
-    yield from _faults_of_pictures(config)
-
-
-def _faults_of_pictures(config: TrainConfig) -> Iterator[str]:
-    """Of pairs and labelled pictures: batches are rows of single tiles, and rows are seen beside each other."""
-    aim, data = config.objective, config.data
-    if data.classes and aim.kind != "classify":
-        yield f"data.classes is {data.classes!r}, which is for objective.kind classify, not {aim.kind}"
-    if aim.kind not in NOT_TEXT:
-        return
-    if data.batching == "packed":
-        yield f"data.batching is packed, but {aim.kind} has rows and no packs: set data.batching=plain and data.rows"
-    elif data.rows < 2 and aim.kind == "classify":
-        yield f"data.rows is {data.rows}, but classify normalises over the rows of a batch: set data.rows to 2 or more"
-    elif data.rows < 2 and (aim.matching or aim.contrastive):
-        yield f"data.rows is {data.rows}, which leaves no other text to tell a picture's from: set data.rows above 1"
+        if found := list(faults(self)):
+            raise ConfigError(f"the training config cannot be used: {'; '.join(found)}")

@@ -6,21 +6,14 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
 from internvl.errors import ConfigError
 from internvl.training import lora
 from internvl.training.config import Learn
+from internvl.training.faults import PREFIXES, Part
 
-Part = Literal["vision", "projector", "language"]
-
-PREFIXES: dict[str, Part] = {
-    "vision_model.": "vision", "embeddings.": "vision", "encoder.": "vision", "tower.": "vision",
-    "language_model.": "language", "qllama.": "language",
-}  # fmt: skip
-"""Everything else is of the projector: `mlp1`, in a pair the pools, queries and heads, and the head of a classifier."""
 _BLOCK = re.compile(r"\.layers\.(\d+)\.")
 _SLICE = re.compile(r"(-?\d+)?:(-?\d+)?")
 

@@ -17,21 +17,34 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from internvl.data.mixture import Source
 from internvl.errors import UsageError
-from internvl.training.config import TrainConfig
+from internvl.training.config import Run, TrainConfig
+from internvl.training.faults import unread
 
 WRITTEN_ELSEWHERE = "data.sources"
+ELSEWHERE_CALLED = {
+    "learning_rate": "optim.lr", "max_grad_norm": "optim.clip", "lr_scheduler_type": "optim.schedule",
+    "warmup_ratio": "optim.warmup", "warmup_steps": "optim.warmup", "batch_size": "run.batch",
+    "per_device_train_batch_size": "data.rows", "num_train_epochs": "run.epochs", "max_steps": "run.steps",
+    "save_steps": "run.save_every", "eval_steps": "run.eval_every", "output_dir": "run.out", "meta_path": "data.path",
+    "model_name_or_path": "start.model", "force_image_size": "start.tile_size", "drop_path_rate": "start.drop_path",
+    "max_seq_length": "data.max_length", "max_dynamic_patch": "data.max_tiles", "dynamic_image_size": "data.dynamic",
+    "use_thumbnail": "data.thumbnail", "use_backbone_lora": "learn.vision_lora", "use_llm_lora": "learn.language_lora",
+    "lora_rank": "learn.language_lora",
+}  # fmt: skip
+"""What the first code base and other trainers call a setting: for the error, they are not read."""
 
 
 def override(config: TrainConfig, changes: Iterable[str]) -> TrainConfig:
     """The config with these `section.field=value` changes; empty lines and lines that begin with `#` say nothing.
 
-    `data.path` replaces the sources of a recipe. Raises UsageError that names every change that cannot be made, and
-    ConfigError where the new values contradict each other.
+    `data.path` replaces the sources of a recipe, `run.steps` its epochs and `run.epochs` its steps. Raises UsageError
+    that names every change that cannot be made, and ConfigError where the new values contradict each other, or where
+    nothing would read one of them.
 
     >>> override(TrainConfig(), ["optim.lr=2e-5", "run.steps=100"]).optim.lr
     2e-05
@@ -65,8 +78,26 @@ def change(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
         sections.setdefault(section, {})[name] = value
     if sections.get("data", {}).get("path"):
         sections["data"].setdefault("sources", ())
+    length = sections.get("run", {})
+    if length.get("steps") is not None:
+        length.setdefault("epochs", Run.epochs)
+    elif "epochs" in length:
+        length.setdefault("steps", None)
     changed = {name: replace(getattr(config, name), **fields) for name, fields in sections.items()}
     return replace(config, **changed)
+
+
+def settled(config: TrainConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """These changes, and with them the defaults of what nothing would read after them.
+
+    >>> settled(override(TrainConfig(), ["start.drop_path=0.1"]), {"learn.vision": False})
+    {'learn.vision': False, 'start.drop_path': 0.0}
+    """
+    sections = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        sections[section] = replace(sections[section], **{name: value})
+    return values | unread(cast(TrainConfig, SimpleNamespace(**sections)))  # as yet it is no config that may be
 
 
 def render(config: TrainConfig) -> str:
@@ -124,13 +155,25 @@ def _type_of(key: str, equals: str) -> Any:
         if not equals:
             raise ValueError(f"has no value; write {key}=VALUE")
         return keys()[key]
-    named = [known for known in keys() if known.partition(".")[2] == key.rpartition(".")[2]]
-    near = named or difflib.get_close_matches(key, keys(), n=1, cutoff=0.6)
-    if not near:
-        ends = {known.partition(".")[2]: known for known in keys()}
-        near = [ends[end] for end in difflib.get_close_matches(key.rpartition(".")[2], ends, n=1, cutoff=0.7)]
+    near = nearest(key)
     hint = f"did you mean {' or '.join(near)}?" if near else "`internvl train RECIPE --show` lists them all"
     raise ValueError(f"no setting is called {key!r}; {hint}")
+
+
+def nearest(key: str) -> list[str]:
+    """The settings that a key which is none may have meant: those whose last word it has, or the most alike.
+
+    >>> nearest("lr")
+    ['optim.lr']
+    """
+    last = key.rpartition(".")[2]
+    named = [known for known in keys() if known.partition(".")[2] == last]
+    known_as = [ELSEWHERE_CALLED[last]] if last in ELSEWHERE_CALLED else []
+    near = named or known_as or difflib.get_close_matches(key, keys(), n=1, cutoff=0.6)
+    if not near:
+        ends = {known.partition(".")[2]: known for known in keys()}
+        near = [ends[end] for end in difflib.get_close_matches(last, ends, n=1, cutoff=0.7)]
+    return near
 
 
 def _parsed(text: str, kind: Any) -> Any:

@@ -22,7 +22,7 @@ from internvl.models.config import ChatConfig, PairConfig, TextConfig, VisionCon
 from internvl.training import cost
 from internvl.training.config import TrainConfig
 from internvl.training.cost import BYTES, FP32, Keeps
-from internvl.training.override import change
+from internvl.training.override import change, settled
 from internvl.training.parallel import POSTPONED_BYTES
 from internvl.training.shapes import Part, Shapes, as_trained, parts_of, shapes_of
 
@@ -167,6 +167,7 @@ def _changes(config: TrainConfig, devices: int, shapes: Shapes) -> Iterator[tupl
     """What can be changed, beginning with what does not change what is learnt."""
 
     def changed(values: dict[str, Any], on: int = devices) -> tuple[str, TrainConfig, int]:
+        values = settled(config, values)
         text = " ".join(f"{key}={str(value).lower()}" for key, value in values.items())
         return text, change(config, values), on
 
