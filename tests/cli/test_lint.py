@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -88,6 +91,34 @@ def test_json_and_files(folder, capsys):
     assert faults[1]["row"].endswith("rows.jsonl:3")
     assert (folder / "page.html").read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+
+
+def test_how_much_of_an_epoch_each_source_is_is_shown(folder, capsys):
+    write("rows.jsonl", GOOD, GOOD | {"id": 2})
+    write("more.jsonl", GOOD | {"image": []}, GOOD)
+    meta = {
+        "a": {"annotation": "rows.jsonl", "repeat_time": 3.5},
+        "b": {"annotation": "more.jsonl", "repeat_time": 0.5},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert run(["lint", "meta.json"]) == 0
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["a", "2", "7", "87.5%", "0"] in [line[:5] for line in said]
+    assert ["b", "2", "1", "12.5%", "0"] in [line[:5] for line in said]
+    run(["lint", "meta.json", "--json"])
+    assert [one["samples"] for one in json.loads(capsys.readouterr().out)["sources"]] == [7, 1]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "my rows.json"])
+def test_a_list_becomes_lines_as_the_message_says(folder, capsys, name):
+    """The line of Python is run as it stands."""
+    (folder / name).write_text(json.dumps([GOOD, GOOD | {"id": 2}]))
+    assert run(["lint", name]) == 2
+    said = capsys.readouterr().err
+    assert "jq -c '.[]'" in said
+    command = said[said.index('python -c "') : said.rindex(")")]
+    subprocess.run(["sh", "-c", command.replace("python", shlex.quote(sys.executable), 1)], check=True)
+    assert run(["lint", f"{name}l"]) == 0
 
 
 def test_the_kind_is_seen_in_the_first_rows(folder, capsys):

@@ -107,8 +107,23 @@ GOOD = {"conversations": HI}
     ("conversation", {}, "`conversations` is missing"),
     ("conversation", {"conversations": []}, "`conversations` is []"),
     ("conversation", {"conversation": HI}, "did you mean `conversations`"),
-    ("conversation", {"conversations": ["Hi"]}, "turn 1 is from missing"),
-    ("conversation", {"conversations": [{"from": "user", "value": "Hi"}]}, "turn 1 is from 'user'; expected one"),
+    ("conversation", {"conversations": ["Hi"]}, """turn 1 is 'Hi'; expected {"from": "human", "value": "..."}"""),
+    ("conversation", {"conversations": json.dumps(HI)}, "that is text, expected a list of turns; store the list"),
+    ("conversation", {"messages": [{"role": "user", "content": "Hi"}]}, "`messages` are another layout: write each"),
+    ("conversation", {"conversations": [{"from": "user", "value": "Hi"}]},
+     "turn 1 is from 'user'; expected one of human, gpt, system, function, pretrain; write 'human'"),
+    ("conversation", {"conversations": [HI[0], {"from": "Assistant", "value": "Hi"}]}, "'Assistant'; expected one"),
+    ("conversation", {"conversations": [HI[0], {"from": "Assistant", "value": "Hi"}]}, "pretrain; write 'gpt'"),
+    ("conversation", {"conversations": [HI[0], {"from": "tool", "value": "Hi"}]}, "write 'function'"),
+    ("conversation", {"conversations": [{"from": "me", "value": "Hi"}]}, "system, function, pretrain"),
+    ("conversation", {"conversations": [{"from": None, "value": "Hi"}]}, "turn 1 is from missing; expected one of"),
+    ("conversation", {"conversations": [{"role": "user", "content": "Hi"}]},
+     "turn 1 has `content` and `role`; expected {"),
+    ("conversation", {"conversations": [{"role": "user", "content": "Hi"}]}, "the role user is from 'human' here"),
+    ("conversation", {"conversations": [{"text": "Hi"}]}, "turn 1 has `text`; expected {"),
+    ("conversation", {"conversations": [{}]}, "turn 1 has nothing; expected {"),
+    ("conversation", GOOD | {"img": "a.jpg"}, "a key `img`, which nothing reads; did you mean `image`?"),
+    ("pair", {"img": "a.jpg", "caption": "x"}, "did you mean `image`?"),
     ("conversation", {"conversations": [{"from": "human"}]}, "turn 1: `value` is missing"),
     ("conversation", {"conversations": [{"from": "human", "value": 3}]}, "turn 1: `value` is 3"),
     ("conversation", {"conversations": [*HI, {"from": "system", "value": "x"}]}, "turn 3 is from 'system'"),
@@ -132,6 +147,10 @@ def test_what_is_refused(kind, line, said):
     assert "set.jsonl:7" in str(error.value)
     assert "\n" not in str(error.value)
     assert not isinstance(line, dict) or "id 'r9'" in str(error.value)
+
+
+def test_a_short_key_beside_the_known_one_is_left_alone():
+    assert read(json.dumps(GOOD | {"img": "raw", "image": "a.jpg"}), "conversation", origin="x").images == ("a.jpg",)
 
 
 def test_an_unknown_kind():

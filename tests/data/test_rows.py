@@ -491,7 +491,7 @@ def test_no_copy_fills_the_disk(tmp_path, cache, monkeypatch):
     assert [opened[at] for at in (59, 0, 31)] == [rows[at] for at in (59, 0, 31)]
     assert not any(name == ".arrow" for name in kept(cache))
     monkeypatch.setattr(rows_parquet, "SLOW_BYTES", 2**20)
-    with pytest.raises(DataError, match="too large to be read where they are.*XDG_CACHE_HOME") as error:
+    with pytest.raises(DataError, match=r"too large to be read where they are.*XDG_CACHE_HOME") as error:
         open_rows(str(tmp_path / "t.parquet"))
     assert "\n" not in str(error.value)
     monkeypatch.setattr(rows_parquet.shutil, "disk_usage", usage)

@@ -17,7 +17,7 @@ from internvl.errors import InternVLError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from internvl.data.lint import Finding, Heard, Report
+    from internvl.data.lint import Finding, Heard, Part, Report
     from internvl.data.lint_row import Look
     from internvl.data.lint_tally import Spread
     from internvl.data.mixture import Source
@@ -218,7 +218,7 @@ def _print(report: Report, facts: dict[str, str], examples: int, files: Sequence
         _print_finding(console, finding, examples)
     if report.spreads:
         console.print(Padding(_sizes(report.spreads), (0, 0, 1, 0), expand=False))
-    if len(report.parts) > 1:
+    if len(report.parts) > 1 or any(part.samples != part.rows for part in report.parts):
         console.print(Padding(_parts(report), (0, 0, 1, 0), expand=False))
     if report.labels:
         classes = ", ".join(f"{label} {count:,}" for label, count in report.labels[:12])
@@ -273,11 +273,27 @@ def _parts(report: Report) -> RenderableType:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("source", "kind", "rows", "looked at", "errors", "warnings", "tokens", "tiles"):
+    total = sum(part.samples for part in report.parts)
+    columns: dict[str, Callable[[Part], str]] = {
+        "source": lambda part: _safe(part.name),
+        "kind": lambda part: part.kind,
+        "rows": lambda part: f"{part.rows:,}",
+        "an epoch": lambda part: f"{part.samples:,}",
+        "share": lambda part: f"{part.samples / total:.1%}",
+        "looked at": lambda part: f"{part.looked:,}",
+        "errors": lambda part: f"{part.errors:,}",
+        "warnings": lambda part: f"{part.warnings:,}",
+        "tokens": lambda part: f"{part.tokens:,}",
+        "tiles": lambda part: f"{part.tiles:,}",
+    }
+    if len({part.kind for part in report.parts}) == 1:  # it is said above
+        del columns["kind"]
+    if report.looked == report.of:
+        del columns["looked at"]
+    for name in columns:
         table.add_column(name, justify="left" if name in ("source", "kind") else "right")
     for part in report.parts:
-        numbers = (part.rows, part.looked, part.errors, part.warnings, part.tokens, part.tiles)
-        table.add_row(_safe(part.name), part.kind, *(f"{value:,}" for value in numbers))
+        table.add_row(*(told(part) for told in columns.values()))
     return table
 
 

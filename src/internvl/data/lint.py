@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from internvl.data.lint_row import Examiner, Look, Seen
 from internvl.data.lint_rules import RULES, SEVERITIES, Fault, Severity
 from internvl.data.lint_tally import Spread, Twice, spread
-from internvl.data.mixture import Source
+from internvl.data.mixture import Source, shares
 from internvl.errors import UsageError
 
 CHUNK = 32
@@ -62,6 +62,8 @@ class Part:
     annotation: str
     kind: str
     rows: int
+    samples: int
+    """In an epoch, after `repeat_time`; `resampling` of a run may change that."""
     looked: int = 0
     errors: int = 0
     warnings: int = 0
@@ -184,8 +186,8 @@ class Tally:
     ) -> None:
         self._examiner, self._sources, self._most, self._heard = examiner, tuple(sources), most, heard
         self._parts = [
-            Part(name=source.name or source.annotation, annotation=source.annotation, kind=source.kind, rows=size)
-            for source, size in zip(sources, sizes, strict=True)
+            Part(name=source.title, annotation=source.annotation, kind=source.kind, rows=size, samples=share)
+            for source, size, share in zip(sources, sizes, shares(sources, sizes), strict=True)
         ]
         self._looked = [0] * len(sources)
         self._counts: Counter[str] = Counter()

@@ -50,7 +50,7 @@ RULES: Mapping[str, Rule] = {
         "a source with a tile budget of its own, for a model that sees every picture as one tile",
         "take max_dynamic_patch out of the meta file",
     ),
-    "schema": Rule("error", "rows that are no record of their kind", "correct or remove them; see --kind"),
+    "schema": Rule("error", "rows that are no record of their kind", "correct or remove them; of another kind: --kind"),
     "media-missing": Rule("error", "pictures or videos that are not there", "correct the path in the row, or root"),
     "media-unreadable": Rule(
         "error", "pictures or videos that cannot be read", "make the file again, or remove the row"

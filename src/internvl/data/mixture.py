@@ -22,6 +22,7 @@ from internvl.data.addresses import File, exists, joined
 from internvl.data.permutation import Permutation
 from internvl.data.records import KINDS, Record, record
 from internvl.data.rows import Rows, open_rows
+from internvl.data.rows_jsonl import of_a_list
 from internvl.errors import ConfigError, DataError, InternVLError, find
 
 Resampling = Literal["size", "sqrt"]
@@ -88,7 +89,7 @@ class Mixture:
         self.sources, self.seed, self.shuffle = tuple(sources), seed, shuffle
         self.rows = _opened(self.sources)
         """Of each source."""
-        self.counts = _shares(self.sources, [len(rows) for rows in self.rows], resampling)
+        self.counts = shares(self.sources, [len(rows) for rows in self.rows], resampling)
         """Samples of each source in one epoch."""
         self._ends = list(accumulate(self.counts))
         self._within = [Permutation(len(rows), f"{seed}/rows/{at}") for at, rows in enumerate(self.rows)]
@@ -146,7 +147,7 @@ def _opened(sources: Sequence[Source]) -> list[Rows]:
     return opened
 
 
-def _shares(sources: Sequence[Source], rows: Sequence[int], resampling: Resampling) -> list[int]:
+def shares(sources: Sequence[Source], rows: Sequence[int], resampling: Resampling = "size") -> list[int]:
     """Samples of each source in one epoch, at least one."""
     sizes = [max(1, round(count * source.repeat)) for source, count in zip(sources, rows, strict=True)]
     if resampling == "size":
@@ -159,7 +160,7 @@ def _shares(sources: Sequence[Source], rows: Sequence[int], resampling: Resampli
 
 _KEYS = ("root", "annotation", "data_augment", "repeat_time", "max_dynamic_patch", "length", "kind")
 LARGEST_META = 64 * 2**20
-_LINES = "records stand one a line in a file called .jsonl (of a list, jq -c '.[]' makes lines)"
+_LINES = "records stand one a line in a file called .jsonl"
 
 
 def read_meta(path: str | os.PathLike[str], *, root: str = "", kind: str = "conversation") -> tuple[Source, ...]:
@@ -215,7 +216,7 @@ def read_meta(path: str | os.PathLike[str], *, root: str = "", kind: str = "conv
 def _meta(file: File) -> list[tuple[str, Any]]:
     """Names and entries, also those of a name that stands twice."""
     if file.size > LARGEST_META:
-        raise DataError(f"{file.name} has {file.size} bytes, which is no meta file; {_LINES}")
+        raise DataError(f"{file.name} has {file.size} bytes, which is no meta file; {_LINES} ({of_a_list(file.name)})")
     try:
         pairs = json.loads(file.read(0, file.size).decode("utf-8-sig"), object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
@@ -223,7 +224,8 @@ def _meta(file: File) -> list[tuple[str, Any]]:
         raise DataError(f"{file.name} is not JSON ({error}){hint}") from None
     if not isinstance(pairs, _Pairs):
         kind = type(pairs).__name__
-        raise DataError(f"{file.name} is a JSON {kind}; expected an object, an entry for each source; {_LINES}")
+        hint = f" ({of_a_list(file.name)})" if kind == "list" else ""
+        raise DataError(f"{file.name} is a JSON {kind}; expected an object, an entry for each source; {_LINES}{hint}")
     return pairs
 
 

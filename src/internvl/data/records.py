@@ -44,6 +44,9 @@ ROLES: Mapping[str, Role] = {
     "pretrain": "pretrain",
 }
 
+_TURN = '{"from": "human", "value": "..."}'
+_ROLES = "the role user is from 'human' here, assistant 'gpt', tool 'function', and content is the value"
+
 Media = str | bytes
 """A picture or video: where it is, or the file itself."""
 
@@ -129,18 +132,41 @@ def json_object(line: str | bytes, origin: str) -> dict[str, Any]:
 def _conversation(record: Mapping[str, Any], name: str) -> Conversation:
     said = record.get("conversations")
     if not isinstance(said, list) or not said:
-        raise DataError(f"{name}: `conversations` is {_brief(said)}; expected a list of at least one turn")
+        raise DataError(f"{name}: `conversations` is {_brief(said)}; {_turns_expected(record)}")
     turns: list[tuple[Role, str]] = []
     for place, turn in enumerate(said, start=1):
-        speaker = turn.get("from") if isinstance(turn, dict) else None
-        if not isinstance(speaker, str) or speaker not in ROLES:
-            raise DataError(f"{name}: turn {place} is from {_brief(speaker)}; expected one of {', '.join(ROLES)}")
+        speaker = _speaker(turn, f"{name}: turn {place}")
         if speaker == "system" and place > 1:
             raise DataError(f"{name}: turn {place} is from 'system'; only the first turn may be")
         if speaker == "pretrain" and len(said) > 1:
             raise DataError(f"{name}: turn {place} is from 'pretrain'; such a text is a record of its own")
         turns.append((ROLES[speaker], _text(turn, "value", f"{name}: turn {place}")))
     return Conversation(name, tuple(turns), *_media(record, name))
+
+
+def _turns_expected(record: Mapping[str, Any]) -> str:
+    """What to do about a conversation that is no list of turns."""
+    said = record.get("conversations")
+    if isinstance(said, str):
+        return "that is text, expected a list of turns; store the list itself, not its JSON"
+    if said is None and isinstance(record.get("messages"), list):
+        return f"`messages` are another layout: write each turn as {_TURN} into `conversations`"
+    return "expected a list of at least one turn"
+
+
+def _speaker(turn: Any, name: str) -> str:
+    if not isinstance(turn, dict):
+        raise DataError(f"{name} is {_brief(turn)}; expected {_TURN}")
+    speaker = turn.get("from")
+    if isinstance(speaker, str) and speaker in ROLES:
+        return speaker
+    if "from" not in turn:
+        keys = " and ".join(f"`{_short(key)}`" for key in sorted(turn)[:4]) or "nothing"
+        raise DataError(f"{name} has {keys}; expected {_TURN}" + (f"; {_ROLES}" if "role" in turn else ""))
+    known = {theirs: ours for ours, theirs in ROLES.items()} | {"bot": "gpt", "model": "gpt"}
+    meant = known.get(speaker.casefold()) if isinstance(speaker, str) else None
+    hint = f"; write '{meant}'" if meant else ""
+    raise DataError(f"{name} is from {_brief(speaker)}; expected one of {', '.join(ROLES)}{hint}")
 
 
 def _preference(record: Mapping[str, Any], name: str) -> Preference:
@@ -217,11 +243,22 @@ def _text(record: Mapping[str, Any], key: str, name: str) -> str:
     return value
 
 
+_SHORT = {"img": "image", "imgs": "image", "vid": "video", "conv": "conversations", "convs": "conversations"}
+
+
 def _no_misspelt_key(record: Mapping[str, Any], known: Collection[str], name: str) -> None:
     absent = [key for key in known if key not in record]
     for key in record:
-        if key not in known and (near := difflib.get_close_matches(key, absent, n=1, cutoff=0.85)):
+        if key in known:
+            continue
+        short = _SHORT.get(key.lower())
+        near = [short] if short in absent else difflib.get_close_matches(key, absent, n=1, cutoff=0.85)
+        if near:
             raise DataError(f"{name} has a key `{key}`, which nothing reads; did you mean `{near[0]}`?")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 20 else f"{text[:17]}..."
 
 
 def _brief(value: Any) -> str:

@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import Any
 
 from internvl.data.addresses import File, expand
-from internvl.data.rows_jsonl import JsonLines, Rows, check_index
+from internvl.data.rows_jsonl import JsonLines, Rows, check_index, of_a_list
 from internvl.data.rows_parquet import ParquetRows
 from internvl.data.rows_tar import TarRows
 from internvl.errors import DataError
@@ -48,7 +48,7 @@ def open_one(address: str) -> Rows:
         raise DataError(
             f"{address} is compressed, and its rows cannot be read by their place; unpack it, or use Parquet"
         )
-    hint = "; of a JSON list, jq -c '.[]' makes lines" if name.endswith(".json") else ""
+    hint = f"; {of_a_list(address)}" if name.endswith(".json") else ""
     raise DataError(f"{address} is of no known kind; expected a name that ends in {', '.join(_KINDS)}{hint}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, BinaryIO, Protocol
@@ -28,6 +29,13 @@ class Rows(Protocol):
     def origin(self, index: int) -> str:
         """How errors name a row."""
         ...
+
+
+def of_a_list(name: str) -> str:
+    """How a file that holds one JSON list becomes lines; two ways, as not everybody has jq."""
+    here, there = shlex.quote(name), shlex.quote(f"{name.removesuffix('.json')}.jsonl")
+    python = "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]"
+    return f"of a list: jq -c '.[]' {here} > {there}, or python -c \"{python}\" < {here} > {there}"
 
 
 def check_index(index: int, count: int) -> None:

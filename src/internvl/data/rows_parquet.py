@@ -1,8 +1,8 @@
 """Rows of Parquet files, one at a time.
 
 Such a file can only be read in groups of rows, and in shuffled order a group would be decoded anew for each row. Only
-groups of at most 1 MiB and 1024 rows are read where they are, and the last one is kept. A file with larger groups, as
-those with pictures are, is written once more as Arrow, without compression, into the cache folder (see `addresses`), and
+groups of at most 1 MiB and 1024 rows are read where they are, and the last one is kept. A file with larger groups, such
+as those of pictures, is written once more as Arrow, without compression, into the cache folder (see `addresses`), and
 from there each row is read by itself. A copy is not made where it would take more than half of the free space: then
 groups up to 64 MiB are read where they are, slowly, and larger ones are an error.
 """
