@@ -17,6 +17,7 @@ from internvl.models.chat import ChatModel
 from internvl.training.chat_objectives import Preferences
 from internvl.training.config import Aim, Learn
 from internvl.training.learn import choose
+from internvl.training.loop import blank
 from internvl.training.lora import without_adapters
 from internvl.training.reference import (
     AdapterOffReference,
@@ -198,6 +199,40 @@ def test_what_is_not_known_is_an_error_that_names_it(folder):
     cached.fill(chat_model(), [packed(0)], ModelReference(chat_model(seed=1)))
     with pytest.raises(TrainingError, match=r"4 of 6 answers of the samples 2, 0, 3 are not in the reference cache"):
         cached.logprobs(chat_model(), packed(2, 0, 3))
+
+
+@pytest.mark.parametrize("laid", [True, False], ids=["packed", "padded"])
+def test_a_segment_without_targets_is_worth_nothing_and_not_looked_up(folder, laid):
+    batch = collate_chat([PAIRS[0], PAIRS[2]], packed=laid)
+    live = ModelReference(chat_model(seed=1))
+    cached = CachedReference(folder, identity="a", live=Never())
+    assert (
+        bits(cached.logprobs(chat_model(), blank(batch))) == bits(live.logprobs(chat_model(), blank(batch))) == [0] * 4
+    )
+    assert len(cached) == 0
+    assert segment_keys(blank(batch), chat_model()) == [None] * 4
+    targets = batch.targets.clone()  # of the first answer nothing is learnt, as of a pair that is shown for the other
+    targets[0, : batch.lengths[0] if laid else None] = -100
+    told = CachedReference(folder, identity="a", live=live).logprobs(chat_model(), replace(batch, targets=targets))
+    assert told[0] == 0
+    assert all(told[1:] < 0)
+    assert len(CachedReference(folder, identity="a")) == 3
+
+
+def test_filling_is_left_between_batches_and_taken_up_again(folder):
+    model, live = chat_model(), Counted(ModelReference(chat_model(seed=1)))
+    cached = CachedReference(folder, identity="a")
+    assert cached.fill(model, [packed(0), packed(1), packed(2)], live, stop=lambda: live.asked == 2) is None
+    assert (len(cached), live.asked, cached.live) == (4, 2, None)
+    again = CachedReference(folder, identity="a")
+    assert not again.covers("three batches")
+    assert again.fill(model, [packed(0), packed(1), packed(2)], live, stop=lambda: False) == 6
+    assert live.asked == 3
+    again.cover("three batches")
+    third = CachedReference(folder, identity="a")
+    assert third.covers("three batches")
+    assert not third.covers("four batches")
+    assert not CachedReference(folder, identity="b").covers("three batches")
 
 
 def test_every_difference_makes_another_key():

@@ -289,8 +289,8 @@ def _reference(config: TrainConfig, begun: Beginning, world: World) -> Reference
     if config.objective.reference == "adapter_off":
         if adapters.adapted(begun.model):
             raise ConfigError(
-                "objective.reference is adapter_off, but the model to begin with has adapters already, which are a part "
-                "of what it is; merge them first (internvl merge), or set objective.reference=model or cache"
+                "objective.reference is adapter_off, but the model to begin with has adapters already, which are a "
+                "part of what it is; merge them first (internvl merge), or set objective.reference=model or cache"
             )
         return AdapterOffReference(without_adapters, normalisation=normalisation)
     if config.objective.reference == "cache":

@@ -314,6 +314,11 @@ def restore(
     return told["state"]
 
 
+def state_of(folder: Path) -> dict[str, Any]:
+    """The state that was saved, alone."""
+    return _told(folder)["state"]
+
+
 def _told(folder: Path) -> dict[str, Any]:
     try:
         told = json.loads((folder / "state.json").read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ No reference drops a path or anything else, and none learns.
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from internvl.data.batch import ChatBatch
+from internvl.data.encode import NOT_LEARNT
 from internvl.data.image import Normalisation, normalise
 from internvl.errors import ConfigError, TrainingError, UsageError
 from internvl.models.attention import Packing
@@ -129,7 +131,8 @@ class CachedReference:
 
     `identity` says whose they are: the weights and the type they are computed in (a path and a dtype, or `fingerprint`
     of the model). Another identity has files of its own, so that numbers of two references never mix. What is not known
-    yet is computed by `live`, if there is one, and kept; without one it is a `TrainingError`. `fill` computes ahead.
+    yet is computed by `live`, if there is one, and kept; without one it is a `TrainingError`. `fill` computes ahead,
+    and `cover` notes for what that was done.
 
     A segment is known by its ids, its targets and its tiles: data that change from epoch to epoch (`augment`) need a
     `live` reference. Each rank writes `<identity>-<rank>.logprobs`, and at the start reads those of all ranks, however
@@ -159,22 +162,41 @@ class CachedReference:
 
     def logprobs(self, model: nn.Module, batch: ChatBatch) -> Tensor:
         keys = segment_keys(batch, cast("ChatModel", model))
-        known = [self._known(key) for key in keys]
+        known = [0.0 if key is None else self._known(key) for key in keys]
         missing = [at for at, value in enumerate(known) if value is None]
         if self.world.any(bool(missing)):  # a sharded reference is computed by all ranks or by none
             known = self._computed(model, batch, keys, known)
         return torch.tensor(known, dtype=torch.float32, device=batch.input_ids.device)
 
-    def fill(self, model: nn.Module, batches: Iterable[ChatBatch], live: Reference) -> int:
+    def covers(self, told: str) -> bool:
+        """Whether a pass over what `told` stands for was whole; the same on every rank."""
+        mark = self._mark(told)
+        return not self.world.any(not mark.is_file())
+
+    def cover(self, told: str) -> None:
+        """Note that it was, once every rank has come so far."""
+        with self._own.open("ab") as file:  # the note must not outlive what it is about
+            os.fsync(file.fileno())
+        self.world.barrier()
+        self._mark(told).touch()
+
+    def _mark(self, told: str) -> Path:
+        return self.folder / f"{self._name}-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}.whole"
+
+    def fill(
+        self, model: nn.Module, batches: Iterable[ChatBatch], live: Reference, *, stop: Callable[[], bool] | None = None
+    ) -> int | None:
         """Compute what is not known of these batches, as a pass before training; how many segments are known then.
 
         With `OwnReference` before the first step, no second model is needed. A rank whose batches are used up goes on
-        with its last one until all are done.
+        with its last one until all are done. None if `stop`, which is asked before each batch, said so on any rank.
         """
         before, self.live = self.live, live
         last, left = None, iter(batches)
         try:
             while self.world.any((batch := next(left, None)) is not None):
+                if stop is not None and self.world.any(stop()):
+                    return None
                 last = batch or last
                 if last is None:
                     raise TrainingError(
@@ -193,7 +215,7 @@ class CachedReference:
         return float(self._values[at]) if at < len(self._keys) and self._keys[at] == asked else None
 
     def _computed(
-        self, model: nn.Module, batch: ChatBatch, keys: Sequence[bytes], known: Sequence[float | None]
+        self, model: nn.Module, batch: ChatBatch, keys: Sequence[bytes | None], known: Sequence[float | None]
     ) -> list[float | None]:
         if self.live is None:
             named = ", ".join(map(str, batch.positions[:_SHOWN])) or "?"
@@ -203,7 +225,7 @@ class CachedReference:
                 "objective.reference=model"
             )
         computed = self.live.logprobs(model, batch).tolist()
-        new = {key: value for key, value, before in zip(keys, computed, known, strict=True) if before is None}
+        new = {key: value for key, value, before in zip(keys, computed, known, strict=True) if key and before is None}
         if new:
             self._new |= new
             with self._own.open("ab") as file:
@@ -223,8 +245,11 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def segment_keys(batch: ChatBatch, model: ChatModel) -> list[bytes]:
-    """What each segment (or row) is known by: a hash of its real ids, its targets and the tiles that it sees."""
+def segment_keys(batch: ChatBatch, model: ChatModel) -> list[bytes | None]:
+    """What each segment (or row) is known by: a hash of its real ids, its targets and the tiles that it sees.
+
+    None for one without a target (after its first token, which nothing predicts): it is worth 0 to any model.
+    """
     ids, targets = batch.input_ids.cpu().numpy(), batch.targets.cpu().numpy()
     if batch.lengths is not None:
         ends = np.cumsum(batch.lengths)[:-1]
@@ -236,10 +261,13 @@ def segment_keys(batch: ChatBatch, model: ChatModel) -> list[bytes]:
         rows = list(zip(ids, targets, strict=True))
     tiles = [hashlib.blake2b(tile.tobytes(), digest_size=16).digest() for tile in batch.tiles.cpu().numpy()]
     shown = iter(tiles if batch.tile_order is None else [tiles[at] for at in batch.tile_order.tolist()])
-    keys: list[bytes] = []
+    keys: list[bytes | None] = []
     for row, target in rows:
         seen = int((row == model.config.image_token).sum()) // model.config.slots_per_tile
         looks = b"".join(next(shown, b"") for _ in range(seen))
+        if (target[1:] == NOT_LEARNT).all():
+            keys.append(None)
+            continue
         told = len(row).to_bytes(8, "little") + row.astype("<i8").tobytes() + target.astype("<i8").tobytes()
         keys.append(hashlib.blake2b(told + looks, digest_size=16).digest())
     return keys

@@ -28,7 +28,7 @@ from internvl.data.encode import Encoder
 from internvl.data.stream import Stream
 from internvl.errors import CheckpointError, DataError, MissingExtra, UsageError
 from internvl.training import build
-from internvl.training.checkpoint import Saver, latest, name_of, restore
+from internvl.training.checkpoint import Saver, latest, name_of, restore, state_of
 from internvl.training.config import TrainConfig
 from internvl.training.logs import Logs
 from internvl.training.loop import Step, Trainer, autocast, held_out_loss, memory_used, steps
@@ -107,8 +107,11 @@ class _Run:
         self.measured_at = 0
         self.best: tuple[float, int] | None = None
         self.worse = 0
-        self._resume()
-        self.logs = Logs(self.folder, config.run, loud=world.rank == 0, first=self.trainer.number)
+        self.saved = self._newest()
+        """The checkpoint that the run goes on from."""
+        self.made = 0 if self.saved is None else int(state_of(self.saved)["step"])
+        """Its steps."""
+        self.logs = Logs(self.folder, config.run, loud=world.rank == 0, first=self.made)
 
     @property
     def trainer(self) -> Trainer:
@@ -121,15 +124,15 @@ class _Run:
     def go(self, stop: Callable[[], bool], on_step: Callable[[Step], None] | None) -> Result:
         """Step until the end, evaluating and saving on the way."""
         run = self.config.run
+        if not self._know_reference(stop):
+            return Result(self.folder, self.made, "interrupted", float("nan"), self.held_out, None)
+        self._resume()
         if self.world.rank == 0:
             _write(self.folder / "config.txt", render(self.config))
             if self.plan is not None:
                 _write(self.folder / "plan.json", json.dumps(self.plan.as_json(), indent=1) + "\n")
         for line in build.opening(self.config, self.parts, self.world):
             self.logs.note(line)
-        if self.parts.fill is not None and not self.trainer.number:
-            known = self.parts.fill(lambda share: self.logs.busy("computing the reference", share))
-            self.logs.note(f"the reference of {known:,} answers is known")
         if not self.trainer.number:
             self._measure()  # what it was before it learnt; and a figure that is not there is said at once
         last: Step | None = None
@@ -157,6 +160,18 @@ class _Run:
                 "fewer ranks, or a smaller run.batch"
             )
         return self._end(last, "no longer better" if given_up else ended)
+
+    def _know_reference(self, stop: Callable[[], bool]) -> bool:
+        """Compute what preferences are compared with, by the model as it began; False if asked to stop before."""
+        if self.parts.fill is None:
+            return True
+        saved = None if self.saved is None else state_of(self.saved)
+        known = self.parts.fill(lambda share: self.logs.busy("computing the reference", share), stop=stop, saved=saved)
+        if known is None:
+            self.logs.note("stopped while the reference was computed; the same command goes on from there")
+            return False
+        self.logs.note(f"the reference of {known:,} answers is known")
+        return True
 
     # ---- between steps -----------------------------------------------------------------------------------------------
 
@@ -207,15 +222,20 @@ class _Run:
             "measured_at": self.measured_at,
         }
 
-    def _resume(self) -> None:
-        found = latest(self.folder) if self.config.run.resume else None
-        if found is None:
-            if self.world.rank == 0 and latest(self.folder) is not None:
+    def _newest(self) -> Path | None:
+        found = latest(self.folder)
+        if found is not None and not self.config.run.resume:
+            if self.world.rank == 0:
                 raise UsageError(
                     f"{self.folder} has checkpoints of another run and run.resume is false; choose another run.out"
                 )
+            return None
+        return found
+
+    def _resume(self) -> None:
+        if self.saved is None:
             return
-        state = restore(found, self.trainer.model, self.trainer.optimizer, self.world, read=self.read)
+        state = restore(self.saved, self.trainer.model, self.trainer.optimizer, self.world, read=self.read)
         self.trainer.number, self.trainer.done = int(state["step"]), float(state["done"])
         self.trainer.objective.restore(state["objective"])
         self.trainer.scaler.restore(state["scaler"])
