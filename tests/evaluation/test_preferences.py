@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from internvl.errors import DataError, InternVLError, NoSuchName, UsageError
 from internvl.evaluation.preference_pairs import (
     Counts,
     Rules,
+    advice,
     begun,
     dropout_asks,
     judged,
@@ -423,14 +425,14 @@ def pictures(folder):
 
 def test_pairs_of_nano_are_what_lint_and_training_read(folder, capsys, monkeypatch):
     pictures(folder)
-    assert run(["prefer", "q.jsonl", *FAST, "--out", "p.jsonl", "--json"]) == 0
+    assert run(["prefer", "q.jsonl", *FAST, "--out", "p.jsonl", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["questions"], told["responses"], told["refused"]) == (3, 8, 1)
     assert "none.png" in told["reasons"][0]
     first = {name: (folder / name).read_bytes() for name in ("p.jsonl", "p.samples.jsonl", "p.unsolved.jsonl")}
     monkeypatch.setattr(Chat, "batch", None)  # nothing is asked twice
     given = [row["response"] for row in lines("p.samples.jsonl")[1:]]
-    assert run(["prefer", "q.jsonl", *FAST, "--out", "p.jsonl"]) == 0
+    assert run(["prefer", "q.jsonl", *FAST, "--out", "p.jsonl"]) == 1
     assert {name: (folder / name).read_bytes() for name in first} == first
     # With one of its own answers as the truth there are pairs.
     counts = {answer: given[:4].count(answer) for answer in given[:4]}
@@ -458,6 +460,40 @@ def test_drop_out_of_nano(folder, capsys):
     assert all(row["image"] == "0.png" for row in found)
     capsys.readouterr()
     assert run(["lint", "d.jsonl", "--strict"]) == 0
+
+
+ADVICE = {  # what the server answers, by number -> what is said
+    ("four", "five"): "4 of 4 different answers are in no form: .*--form final asks; try --form plain .*another --out",
+    ("so\n\nFinal answer: 5", "so\n\nFinal answer: 6"): "no answer is right; look at `answer`",
+    ("so\n\nFinal answer: 4", "well\n\nFinal answer: 4"): "no answer is wrong; raise --temperature",
+    ("so\n\nFinal answer: 4", "so\n\nFinal answer: 44"): "the right answers stand in the wrong ones",
+}
+
+
+@pytest.mark.parametrize("texts", ADVICE)
+def test_no_pair_is_a_failure_that_says_what_to_do(folder, capsys, texts):
+    def answer(body):
+        text = texts[body["seed"] % 2]
+        return {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+
+    write("q.jsonl", {"question": "2 + 2?", "answer": "4"}, {"question": "1 + 3?", "answer": "4"})
+    with serving(Endpoint(answer)) as endpoint:
+        assert run(["prefer", "q.jsonl", "--mode", "math", "--endpoint", endpoint.url, "--out", "p.jsonl"]) == 1
+    out, told = capsys.readouterr()
+    assert re.search(f"^internvl: no pair was found: {ADVICE[texts]}", told, re.MULTILINE)
+    assert "0 pairs in p.jsonl" in out
+    assert lines("p.jsonl") == []  # written all the same, with what goes beside it
+    assert json.loads((folder / "p.summary.json").read_text())["pairs"] == 0
+
+
+def test_advice_for_every_case():
+    of = Counts
+    assert advice(of(), "final").startswith("no question could be asked")
+    assert advice(of(questions=3), "final").startswith("no question was answered")
+    assert advice(of(questions=3, responses=9, no_form=3), "plain").endswith("they are empty; raise --max-new-tokens")
+    assert advice(of(questions=2, responses=9, right=1, wrong=1), "final").startswith("no question has both")
+    assert advice(of(questions=2, too_short=2), None).startswith("every chosen answer is too short")
+    assert advice(of(questions=2, responses=2), None).startswith("every answer was continued just as it is")
 
 
 def test_a_server_answers(folder, capsys):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 How = Literal["correctness", "dropout"]
 FormName = Literal["plain", "final", "final-zh", "boxed", "boxed-zh"]
+NOTHING = 1
+"""Exit status where there is no pair."""
 SHOWN = 3
 """Rows that could not be asked which are named at the end; all are in the summary."""
 
@@ -64,7 +66,7 @@ def prefer(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: what there is.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. Default: what is fast there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The figures as one JSON object.")] = False,
-) -> None:
+) -> int:
     """Make preference pairs for MPO: sample answers, judge them, pair right with wrong.
 
     internvl prefer questions.jsonl --root pictures --mode vqa,math --out pairs.jsonl
@@ -74,8 +76,10 @@ def prefer(
 
     Answers are kept beside the pairs, and the same command goes on where it was stopped; with another --mode it judges
     them anew. torchrun --nproc-per-node 8 -m internvl prefer ...  (each process answers a part)
+
+    Exit status: 0 there are pairs; 1 there is none, the files are written all the same; 2 a mistake of yours.
     """
-    from internvl.evaluation.preference_pairs import Counts
+    from internvl.evaluation.preference_pairs import Counts, advice
     from internvl.evaluation.ranks import Ranks
 
     modes = _modes(how, mode, form, pairs, keep)
@@ -98,9 +102,15 @@ def prefer(
             sampler = _remote(endpoint, model, shown, sampling, counts, there, how)
         _gather(source, sampler, out, counts, ranks)
         ranks.wait()
-    if ranks.rank == 0:
-        _pair(source, out, modes, pairs or 15, seed, counts)
-        _tell(out, counts, how, as_json)
+    if ranks.rank != 0:
+        return 0
+    _pair(source, out, modes, pairs or 15, seed, counts)
+    _tell(out, counts, how, as_json)
+    if not counts.pairs:
+        told = advice(counts, None if how == "dropout" else source.form)
+        other = " (with another --out: these answers are kept)" if " --form plain" in told else ""
+        print(f"internvl: no pair was found: {told}{other}", file=sys.stderr)
+    return 0 if counts.pairs else NOTHING
 
 
 # ---- what was asked for ----------------------------------------------------------------------------------------------

@@ -168,6 +168,35 @@ def _asked(question: Question) -> dict[str, Any]:
     return {**image, "question": question.text, "answer": question.answer}
 
 
+def advice(counts: Counts, form: str | None) -> str:
+    """What to do where no pair was found; `form` is that of the answers, None for drop-out.
+
+    >>> advice(Counts(questions=12, responses=96, no_form=85, wrong=11, unsolved=12), "final")
+    '85 of 96 different answers are in no form: this model does not answer as --form final asks; try --form plain'
+    """
+    judged_ = counts.right + counts.wrong + counts.no_form
+    if not counts.questions:
+        return "no question could be asked; correct the rows, see what was said of them"
+    if form is None and counts.too_short == counts.questions:
+        return "every chosen answer is too short to be cut; raise --keep, or choose longer answers"
+    if not counts.responses:
+        return "no question was answered; see what was said of them"
+    if form is None:
+        return "every answer was continued just as it is; raise --temperature or --samples, or lower --keep"
+    if counts.no_form > judged_ / 2:
+        other = "they are empty; raise --max-new-tokens" if form == "plain" else (
+            f"this model does not answer as --form {form} asks; try --form plain"
+        )  # fmt: skip
+        return f"{counts.no_form} of {judged_} different answers are in no form: {other}"
+    if not counts.right:
+        return "no answer is right; look at `answer` and --mode, raise --samples, or ask a better model"
+    if not counts.wrong:
+        return "no answer is wrong; raise --temperature or --samples, or ask harder questions"
+    if counts.contained and not counts.possible:
+        return "the right answers stand in the wrong ones; look at `answer` and --mode"
+    return "no question has both a right and a wrong answer; raise --samples or --temperature"
+
+
 # ---- drop-out: an answer continued without the picture ---------------------------------------------------------------
 
 
