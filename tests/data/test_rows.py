@@ -234,7 +234,7 @@ def test_many_shards_are_not_open_at_a_time(tmp_path):
 
 @pytest.mark.parametrize(("name", "said"), [
     ("none.jsonl", "there is no such file"), ("a.jsonl.gz", "is compressed"), ("a.tar.gz", "is compressed"),
-    ("a.csv", "is of no known kind"), ("a.json", "of a JSON list, jq -c '.[]' makes lines"),
+    ("a.csv", "is of no known kind"), ("a.json", "of a list: jq -c '.[]' "),
     ("", "is not a file"), ("zero\0.jsonl", "there is no such file"),
     ("a.tar", "is not a tar file"), ("a.parquet", "not a whole Parquet file"),
 ])  # fmt: skip
@@ -524,6 +524,21 @@ def test_a_damaged_group_is_bad_rows(tmp_path):
     assert opened[299]["id"] == 299
     with pytest.raises(DataError, match=r"t.parquet:151: not a whole Parquet file"):
         opened[150]
+
+
+def test_a_damaged_group_of_a_copied_file_is_bad_rows_too(tmp_path):
+    """Here it is noticed when the file is opened, but only its own rows are lost."""
+    path = tmp_path / "t.parquet"
+    rows = large_rows(path, 300, 100)
+    data = bytearray(path.read_bytes())
+    start = parquet.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    for opened in (open_rows(str(path)), open_rows(str(path))):
+        assert [opened[at] for at in (0, 99, 200, 299)] == [rows[at] for at in (0, 99, 200, 299)]
+        for at in (100, 199):
+            with pytest.raises(DataError, match=rf"t.parquet:{at + 1}: not a whole Parquet file"):
+                opened[at]
 
 
 def test_without_pyarrow(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, BinaryIO
 
-from internvl.data.addresses import File, kept
+from internvl.data.addresses import ADDRESS, File, kept
 from internvl.data.rows_jsonl import check_index
 from internvl.errors import DataError, MissingExtra
 
@@ -28,6 +28,10 @@ SLOW_BYTES = 64 * 2**20
 """Of a group that is read where it is if there is no room for a copy."""
 COPIED, COPIED_BYTES = 256, 32 * 2**20
 """Rows of one piece of the copy at most, fewer where they are large."""
+
+
+DAMAGED = "internvl: damaged"
+"""Field of the copy: true in rows that could not be read."""
 
 
 class _NoRoom(Exception):
@@ -67,7 +71,10 @@ class ParquetRows:
             else:
                 group = bisect_right(self._ends, index)
                 held, place = self._group(group), index - (self._ends[group - 1] if group else 0)
-            return held.slice(place, 1).to_pylist()[0]
+            row = held.slice(place, 1).to_pylist()[0]
+        if row.pop(DAMAGED, False):
+            raise DataError(f"{self.origin(index)}: not a whole Parquet file (its group is damaged); get it again")
+        return row
 
     def origin(self, index: int) -> str:
         return f"{self._file.name}:{index + 1}"
@@ -99,7 +106,7 @@ class ParquetRows:
             rows = max(1, min(COPIED, COPIED_BYTES * len(self) // max(1, self._bytes)))
             file = _module("pyarrow.parquet").ParquetFile(source)
             with self._faults():
-                batches = _even(arrow, file.iter_batches(rows, use_threads=False), rows)
+                batches = _even(arrow, self._readable(arrow, file, rows), rows)
                 first = next(batches)
                 with arrow.ipc.new_file(out, first.schema) as writer:
                     writer.write_table(first)
@@ -107,6 +114,21 @@ class ParquetRows:
                         writer.write_table(table)
 
         return arrow.ipc.open_file(arrow.memory_map(str(kept(self._file, "arrow", build))))
+
+    def _readable(self, arrow: Any, file: Any, rows: int) -> Iterator[Any]:
+        """The batches of all groups; rows that are damaged are marked, so that each is a bad one when it is read."""
+        for group in range(self._footer.num_row_groups):
+            left = self._footer.row_group(group).num_rows
+            try:
+                for batch in file.iter_batches(rows, row_groups=[group], use_threads=False):
+                    left -= batch.num_rows
+                    yield _marked(arrow, batch, False)
+            except (ValueError, OSError) as error:
+                if getattr(error, "errno", None) is not None or ADDRESS.match(self._file.address):
+                    raise  # what cannot be reached may be whole
+                schema = file.schema_arrow
+                empty = [arrow.nulls(left, field.type) for field in schema]
+                yield _marked(arrow, arrow.RecordBatch.from_arrays(empty, schema=schema), True)
 
     @cached_property
     def _piece(self) -> int:
@@ -120,6 +142,10 @@ class ParquetRows:
         except (ValueError, OSError, NotImplementedError) as error:  # pyarrow's own are of these
             found = str(error).partition("\n")[0]
             raise DataError(f"{name or self._file.name}: not a whole Parquet file ({found}); get it again") from None
+
+
+def _marked(arrow: Any, batch: Any, damaged: bool) -> Any:
+    return batch.append_column(DAMAGED, arrow.array([damaged] * batch.num_rows, arrow.bool_()))
 
 
 def _even(arrow: Any, batches: Iterator[Any], rows: int) -> Iterator[Any]:
