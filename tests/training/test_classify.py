@@ -270,7 +270,7 @@ def test_a_label_that_is_no_class_is_a_bad_row(tmp_path):
         ({"data": {"batching": "packed", "rows": 1}, "run": {"batch": 1}}, ConfigError, "set data.batching=plain"),
         ({"data": {"rows": 1}}, ConfigError, "normalises over the rows of a batch"),
         ({"start": {"pooling": "clip_projector"}}, UsageError, "no clip_projector"),
-        ({"start": {"template": "Hermes-2"}}, ConfigError, "start.template is Hermes-2, but nothing reads it"),
+        ({"start": {"template": "Hermes-2"}}, ConfigError, "start.template is 'Hermes-2', but nothing reads it"),
         ({"learn": {"vision_lora": 4}}, ConfigError, "vision_lora"),
         ({"data": {"max_tiles": 4}}, ConfigError, "data.max_tiles is 4, but nothing reads it"),
         ({"objective": {"kind": "sft"}}, ConfigError, "trains a chat model; this is none"),

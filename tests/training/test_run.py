@@ -241,7 +241,7 @@ def test_data_for_less_than_a_step_are_no_finished_run(tmp_path):
         (
             {"run": {"best": "exact", "eval_every": 1}},
             ConfigError,
-            "run.best is exact, but nothing reads it without held",
+            "run.best is 'exact', but nothing reads it without held",
         ),
     ],
 )
