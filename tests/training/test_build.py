@@ -6,7 +6,9 @@ import signal
 from dataclasses import replace
 
 import pytest
+import typer
 
+from internvl.cli.train import _run as run_as_told
 from internvl.cli.train import held_out_answers
 from internvl.data.mixture import Source
 from internvl.errors import ConfigError, UsageError
@@ -162,7 +164,7 @@ def test_a_run_that_goes_on_for_longer_gets_the_rest_of_its_reference(tmp_path, 
     assert passes[0] < passes[1]
 
 
-def test_a_reference_is_left_at_once_when_asked_to(tmp_path, monkeypatch):
+def test_a_reference_is_left_at_once_when_asked_to(tmp_path, monkeypatch, capsys):
     asked, right = [], build.OwnReference.logprobs
 
     def interrupted(self, *given):
@@ -173,9 +175,11 @@ def test_a_reference_is_left_at_once_when_asked_to(tmp_path, monkeypatch):
 
     def go(plan):
         if plan.objective.reference == "cache":
-            first = train(plan)
-            assert (first.ended, first.steps, len(asked)) == ("interrupted", 0, 2)
-            assert not list(first.folder.glob("step-*"))
+            with pytest.raises(typer.Exit) as left:
+                run_as_told(plan)
+            assert (left.value.exit_code, len(asked)) == (130, 2)
+            assert "interrupted after 0 steps; nothing was learnt yet; the same command" in capsys.readouterr().out
+            assert not list((tmp_path / "cache" / "run").glob("step-*"))
         train(plan)
 
     monkeypatch.setattr(build.OwnReference, "logprobs", interrupted)

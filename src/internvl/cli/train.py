@@ -76,7 +76,8 @@ def _run(config: TrainConfig) -> None:
         return
     saved = result.folder / name_of(result.steps)
     again = "the same command goes on" if config.run.resume else "the same command with run.resume=true goes on"
-    typer.echo(f"interrupted after {result.steps} steps; saved as {saved}; {again} from there")
+    kept = f"saved as {saved}" if saved.is_dir() else "nothing was learnt yet"
+    typer.echo(f"interrupted after {result.steps} steps; {kept}; {again} from there")
     raise typer.Exit(INTERRUPTED)
 
 

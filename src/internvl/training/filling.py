@@ -41,29 +41,35 @@ class Filling:
 
         `report` hears the share that is done; `saved` is the state of the checkpoint that the run will go on from.
         """
-        if self.cached.covers(self._told()):
+        coming, made = self._coming(saved)
+        told = self._told(coming)
+        if self.cached.covers(told):
             return len(self.cached)
         with autocast(self.trainer.world.device, self.trainer.dtype):
-            known = self.cached.fill(self.trainer.model, self._batches(report, saved), self.live, stop=stop)
+            known = self.cached.fill(self.trainer.model, self._batches(coming, made, report), self.live, stop=stop)
         if known is not None:
-            self.cached.cover(self._told())
+            self.cached.cover(told)
         return known
 
-    def _told(self) -> str:
-        """What a run reads follows from these."""
-        run, world = self.config.run, self.trainer.world
-        length = run.epochs if run.steps is None else f"{run.steps} steps"
-        return repr((replace(self.config.data, workers=0), run.seed, length, run.batch, world.size))
-
-    def _batches(self, report: Callable[[float], None], saved: Mapping[str, Any] | None) -> Iterator[ChatBatch]:
-        trainer, steps = self.trainer, self.config.run.steps
+    def _coming(self, saved: Mapping[str, Any] | None) -> tuple[Stream, int]:
+        """What the run will read, with a ledger that nobody sees, and the steps that it has made."""
         titles = [source.title for source in self.stream.mixture.sources]
         ledger = Ledger(None, budget=self.config.data.bad_rows, sources=titles)
-        again = replace(self.stream, former=self.former(), ledger=ledger)
-        made = 0
-        if saved is not None:
-            again.resume(saved["streams"])
-            made = int(saved["step"])
+        coming = replace(self.stream, former=self.former(), ledger=ledger)
+        if saved is None:
+            return coming, 0
+        coming.resume(saved["streams"])
+        return coming, int(saved["step"])
+
+    def _told(self, coming: Stream) -> str:
+        """What a run reads follows from these; from where its order begins too, once ranks have changed."""
+        run, state = self.config.run, coming.state()
+        length = run.epochs if run.steps is None else f"{run.steps} steps"
+        settings = replace(self.config.data, workers=0)
+        return repr((settings, run.seed, length, run.batch, state["world"], state["start"], state["left"]))
+
+    def _batches(self, again: Stream, made: int, report: Callable[[float], None]) -> Iterator[ChatBatch]:
+        trainer, steps = self.trainer, self.config.run.steps
         most = None if steps is None else max(0, steps - made) * trainer.accumulate
         for number, batch in enumerate(chain(islice(again, most), () if self.asked is None else self.asked()), start=1):
             report(again.reached / max(again.end or 1, 1) if most is None else number / max(most, 1))
