@@ -75,6 +75,7 @@ def test_over_long_rows_are_no_fault(tmp_path):
     ledger.accepted(0)
     assert ledger.counts() == {"a": {"accepted": 1, "rejected": 0, "overlong_kept": 1, "overlong_dropped": 1}}
     assert ledger.read == 2
+    assert ledger.fates() == f"1 x over-long, dropped (a:1); rows are named in {tmp_path / 'l'}"
     assert "1 over-long and given fewer tiles, 1 over-long and dropped" in ledger.summary()
     assert [line["message"] for line in lines(tmp_path / "l")] == ["9000 tokens: dropped", "8000 tokens: fewer tiles"]
 

@@ -144,7 +144,8 @@ class Ledger:
         dropped = "over-long, dropped"
         first = next((named[dropped][0] for named in self._named if dropped in named), "")
         overlong = [f"{self._sum('overlong_dropped')} x {dropped} ({first})"] if first else []
-        return "; ".join([*overlong, *self._worst(3)])
+        place = [f"rows are named in {self._path}"] if self._path else []
+        return "; ".join([*overlong, *self._worst(3), *place])
 
     def _worst(self, most: int, source: int | None = None) -> list[str]:
         """The commonest reasons, of one source or all: `8 x MediaUnreadable: there is no such file (a.jsonl:3)`."""
