@@ -146,7 +146,8 @@ def mpo(data: Path, work: Path) -> None:
         config = change(nano_lora(), {
             "start.model": str(begun), "data.path": str(learnt), "data.root": str(folder), "data.held_out": str(held),
             "data.held_out_rows": 4 * ASKED, "objective.kind": "mpo", "objective.reference": "adapter_off",
-            "run.seed": seed, "run.out": str(out), "run.steps": 80, "run.eval_every": 20,
+            "learn.vision_lora": 16, "optim.lr": 3e-3,
+            "run.seed": seed, "run.out": str(out), "run.steps": 100, "run.eval_every": 25,
             "run.tensorboard": False, "run.best": "right",
         })  # fmt: skip
         named, before = start(config, answers), preferred(config, held, folder, None)
