@@ -45,7 +45,7 @@ def test_compiled_is_eager():
         runs.append(train(model, optimizer_of(model), samples=(0,)))
     losses, weights = runs[0].far_from(runs[1])  # by the names of the weights, which are the same
     assert losses < LOSS
-    assert weights < WEIGHT
+    assert weights < 1e-5  # 3.7e-6 was seen: other kernels add in another order
 
 
 @pytest.mark.filterwarnings("ignore")
