@@ -73,6 +73,11 @@ def test_the_python_file_makes_the_same_config(config, about):
     assert made_by(as_python(config, about=about)) == config
 
 
+def test_letters_beyond_the_first_plane_stay_one_letter():
+    config = override(TrainConfig(), ["start.projector=\N{CYCLONE}"])
+    assert made_by(as_python(config)).start.projector == "\N{CYCLONE}"
+
+
 def test_sources_are_in_the_python_file():
     config = TrainConfig(data=Data(sources=(Source(annotation="a.jsonl", repeat=0.5), Source(annotation="b.jsonl"))))
     assert made_by(as_python(config)) == config

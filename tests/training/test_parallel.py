@@ -9,7 +9,7 @@ import torch
 from internvl.errors import UsageError
 from internvl.training.config import Parallel
 from internvl.training.parallel import World, clip, compile_parts, parallelise, start_world
-from tests.training.steps import EAGER, LOSS, WEIGHT, Ran, optimizer_of, pair_trained, same, tiny, train, trained
+from tests.training.steps import EAGER, Ran, optimizer_of, pair_trained, same, tiny, train, trained
 
 
 @pytest.mark.parametrize("text", ["qwen2", "qwen3-moe"])
@@ -44,8 +44,8 @@ def test_compiled_is_eager():
         model = parallelise(tiny(), way, World(), dtype="fp32")
         runs.append(train(model, optimizer_of(model), samples=(0,)))
     losses, weights = runs[0].far_from(runs[1])  # by the names of the weights, which are the same
-    assert losses < LOSS
-    assert weights < 1e-5  # 3.7e-6 was seen: other kernels add in another order
+    assert losses < 1e-5  # 3.7e-6 was seen: other kernels add in another order
+    assert weights < 1e-5  # 1.3e-6 was seen
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -254,7 +254,7 @@ def _needs_quotes(text: str) -> bool:
 
 def _literal(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(value) if value.isprintable() else repr(value)
+        return json.dumps(value, ensure_ascii=False) if value.isprintable() else repr(value)
     if isinstance(value, tuple) and value and isinstance(value[0], Source):
         return "(" + "".join(f"\n                {source!r}," for source in value) + "\n            )"
     if isinstance(value, tuple) and len(value) == 1:
