@@ -18,7 +18,9 @@ PATIENCE = 1.5
 
 def complain(message: str) -> int:
     """One line to standard error; returns the exit status of a user's mistake."""
-    print(f"internvl: {' '.join(message.split())}", file=sys.stderr)
+    # Written at once: under torchrun several processes complain to the same terminal.
+    sys.stderr.write(f"internvl: {' '.join(message.split())}\n")
+    sys.stderr.flush()
     return USER_MISTAKE
 
 
