@@ -28,7 +28,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from internvl.data.encode import EncoderConfig
 from internvl.errors import CheckpointError, DamagedFile, InternVLError, KeyMismatch, UsageError
 from internvl.models.quantized import QuantizedLinear
 from internvl.training.model_folder import Write, places, published, read_published, reshard, whole_handles
@@ -78,11 +77,10 @@ class Saver:
         *,
         keep: int,
         world: World | None = None,
-        encoding: EncoderConfig | None = None,
         describe: Describe | None = None,
     ) -> None:
         self.folder, self.keep, self.world = folder, keep, world or World()
-        self._describe: Describe = describe or (lambda model, tensors: published(model, tensors, encoding))
+        self._describe: Describe = describe or published
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._saved: int | None = None

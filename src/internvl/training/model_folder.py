@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from internvl.data.encode import EncoderConfig
 from internvl.models.quantized import QuantizedLinear
 from internvl.weights import adapters
 from internvl.weights.checkpoint import open_checkpoint
@@ -22,7 +21,7 @@ from internvl.weights.writing import Content, Options, write_checkpoint
 Write = Callable[[Path], None]
 
 
-def published(model: Any, tensors: Mapping[str, Handle], encoding: EncoderConfig | None = None) -> Write:
+def published(model: Any, tensors: Mapping[str, Handle]) -> Write:
     """Writes a model in the layout it came from, each tensor in the type it is held in.
 
     Rules of a layout join tensors of one part, so a part is stored in the widest type among its tensors.
@@ -38,7 +37,7 @@ def published(model: Any, tensors: Mapping[str, Handle], encoding: EncoderConfig
     }
     # Without what the tensors were once stored in, each is written as it is; and a tower outside is written too.
     origin = None if model.origin is None else replace(model.origin, dtypes={}, our_dtypes={}, tower=None)
-    content = Content(model.config, handles, origin, encoding, adapters.scales(model))
+    content = Content(model.config, handles, origin, scales=adapters.scales(model))
     layout = TABLE[own_format(model)]
     return lambda folder: write_checkpoint(folder, content, layout, Options())
 
