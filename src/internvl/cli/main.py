@@ -24,6 +24,7 @@ from internvl.cli.prefer import prefer
 from internvl.cli.score import score
 from internvl.cli.terminal import INTERRUPTED, complain
 from internvl.cli.train import as_setting, train
+from internvl.cli.world import world
 from internvl.cli.zoo import zoo
 from internvl.errors import InternVLError
 
@@ -48,7 +49,7 @@ app.command("eval")(evaluate)
 app.command()(score)
 app.command()(lint)
 app.command()(prefer)
-for command in (train, plan):
+for command in (train, plan, world):
     app.command()(command)
 
 

@@ -1,0 +1,95 @@
+"""The stages that make nano, the embedded model: tower, projector, fine-tuning, preferences.
+
+    internvl world runs/nano_world --data ../shared/data        its training data, drawn
+    internvl train nano_tower                                   what pictures show, as classes
+    internvl train nano_align                                   projector and decoder meet the tower
+    internvl train nano_sft                                     everything learns from conversations, packed
+    internvl train nano_mpo                                     right answers beside wrong ones
+
+Each stage begins with the model of the one before. How far it goes is one dial, `run.steps`: the steps here are what two
+CPU cores do in some hours; a GPU does a hundred times as many of larger batches in the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from internvl.recipes.recipe import Recipe, finished
+from internvl.training.config import Aim, Data, Learn, Optim, Parallel, Run, Start, TrainConfig
+
+WORLD = "runs/nano_world"
+PLAIN = Parallel(checkpoint_language=False, checkpoint_vision=False)
+"""Nothing is recomputed: the model is small."""
+
+
+def nano_tower() -> TrainConfig:
+    """The tower of nano learns what pictures of the world show, as classes: the supervised start.
+
+    A decoder that meets features without meaning learns to answer without looking, and unlearns it slowly; so the tower
+    is first. The head is thrown away.
+    """
+    return TrainConfig(
+        start=Start(),
+        data=Data(
+            path=f"{WORLD}/labels.json", classes=f"{WORLD}/classes.txt", batching="plain", rows=64, workers=1,
+            bad_rows=0.001,
+        ),
+        objective=Aim(kind="classify", label_smoothing=0.05),
+        optim=Optim(lr=1e-3, weight_decay=0.05, decay_all=False, betas=(0.9, 0.98), warmup=200, floor=0.05),
+        run=Run(out="runs/nano_tower", steps=4000, batch=64, save_every=500, keep=1, log_every=20),
+        parallel=PLAIN,
+    )  # fmt: skip
+
+
+def nano_align() -> TrainConfig:
+    """Projector and decoder of nano meet the tower of `nano_tower`, which stays as it is."""
+    return TrainConfig(
+        start=Start(vision=finished("nano_tower")),
+        learn=Learn(vision=False),
+        data=_conversations(),
+        optim=Optim(lr=2e-3, weight_decay=0.02, decay_all=False, betas=(0.9, 0.98), warmup=100, floor=0.2),
+        run=Run(out="runs/nano_align", steps=1000, batch=2, save_every=500, keep=1, log_every=10),
+        parallel=PLAIN,
+    )
+
+
+def nano_sft() -> TrainConfig:
+    """All of nano learns from the conversations of the world, in packs, with dynamic tiles."""
+    return TrainConfig(
+        start=Start(model=finished("nano_align")),
+        data=_conversations(),
+        optim=Optim(
+            lr=1.5e-3, vision_lr=5e-4, weight_decay=0.05, decay_all=False, betas=(0.9, 0.98), warmup=200, floor=0.02
+        ),
+        run=Run(out="runs/nano_sft", steps=5000, batch=2, save_every=500, keep=1, log_every=10),
+        parallel=PLAIN,
+    )
+
+
+def nano_mpo() -> TrainConfig:
+    """nano learns to prefer the right answers of the world to plausible wrong ones: MPO, all weights.
+
+    The reference is the model that it began with.
+    """
+    return TrainConfig(
+        start=Start(model=finished("nano_sft")),
+        data=Data(path=f"{WORLD}/preference.json", max_length=2048, pack_tokens=4096, pack_tiles=64, workers=1),
+        objective=Aim(kind="mpo"),
+        optim=Optim(lr=2e-5, weight_decay=0.0, betas=(0.9, 0.98), warmup=30, floor=0.1),
+        run=Run(out="runs/nano_mpo", steps=300, batch=2, save_every=100, keep=1, log_every=10),
+        parallel=PLAIN,
+    )
+
+
+def _conversations() -> Data:
+    return Data(
+        path=f"{WORLD}/chat.json", max_length=2048, pack_tokens=4096, pack_tiles=64, workers=1, bad_rows=0.001
+    )
+
+
+TABLE: Mapping[str, Recipe] = {
+    "nano_tower": Recipe(make=nano_tower),
+    "nano_align": Recipe(make=nano_align),
+    "nano_sft": Recipe(make=nano_sft),
+    "nano_mpo": Recipe(make=nano_mpo),
+}
