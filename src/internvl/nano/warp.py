@@ -68,6 +68,11 @@ class Tilt:
             wanted += [u, v]
         return np.append(np.linalg.solve(np.array(rows, float), np.array(wanted, float)), 1.0).reshape(3, 3)
 
+    def target(self, u: float, v: float) -> Point:
+        """Where a place of the picture comes to lie in the other, as shares, but for what it is bent."""
+        x, y, w = (float(row) for row in np.linalg.inv(self.matrix) @ (u, v, 1.0))
+        return x / w, y / w
+
     def source(self, x: float, y: float) -> Point:
         """What is seen at this place of the other: where in the picture itself, as shares."""
         u, v, w = (float(row) for row in self.matrix @ (x, y, 1.0))
@@ -128,6 +133,7 @@ def uneven_light(rng: random.Random, picture: Image.Image, strength: float = 1.0
         edge = (xs - 0.5) * math.cos(turn) + (ys - 0.5) * math.sin(turn) - at
         light *= 1 - rng.uniform(0.15, 0.45) * strength / (1 + np.exp(-edge * rng.uniform(8, 40)))
     cast = np.array([1 + rng.gauss(0, 0.07) * strength for _ in range(3)], np.float32)
+    light = light.clip(0.4)
     field = (255 * light[..., None] * cast / max(1.0, float(cast.max()))).clip(0, 255).astype(np.uint8)
     shade = Image.fromarray(field).resize((width, height), Image.Resampling.BICUBIC)
     return ImageChops.multiply(picture, shade)
@@ -201,34 +207,48 @@ def paper_colour(rng: random.Random) -> RGB:
     return red, green, blue
 
 
-def newsprint(rng: random.Random, size: tuple[int, int], kit: Kit, *, ink: RGB = (40, 40, 40)) -> Image.Image:
-    """A page: columns of small print, a headline, sometimes the other side shining through."""
-    page = Image.new("RGB", size, paper_colour(rng))
-    if rng.random() < 0.25:  # the other side of thin paper, mirrored and pale
-        back = Image.new("RGB", size, page.getpixel((0, 0)))
-        print_lines(rng, back, kit, (0, 0, *size), ink)
-        back = back.transpose(Image.Transpose.FLIP_LEFT_RIGHT).filter(ImageFilter.GaussianBlur(1.5))
-        page = Image.blend(page, back, rng.uniform(0.08, 0.2))
-    print_lines(rng, page, kit, (0, 0, *size), ink)
-    return page
+SHEETS, SHEET_SIDE = 32, 640
+
+
+@functools.lru_cache(maxsize=SHEETS)
+def sheet(kit: Kit, number: int) -> Image.Image:
+    """One of the masks that all print is cut out of: lines of words in one font, in columns. Text costs time."""
+    rng = random.Random(number)
+    mask = Image.new("L", (SHEET_SIDE, SHEET_SIDE), 0)
+    height = 7 + number % 8 * 2
+    pen, font = ImageDraw.Draw(mask), font_at(some_font(rng, kit), height)
+    columns = 1 + number // 8
+    wide, gap = SHEET_SIDE / columns, height * rng.uniform(1.1, 1.5)
+    letters = max(4, round(wide * 0.95 / (0.52 * height)))
+    for column in range(columns):
+        for row in range(int((SHEET_SIDE - height) / gap)):
+            line = " ".join(rng.choice(kit.words) for _ in range(2 + letters // 4))[:letters]
+            if rng.random() < 0.12:  # the last line of a paragraph
+                line = line[: rng.randint(1, letters)]
+            pen.text((column * wide, row * gap), line, 255, font)
+    return mask
 
 
 def print_lines(
-    rng: random.Random, page: Image.Image, kit: Kit, box: Sequence[float], ink: RGB, height: int | None = None
+    rng: random.Random, page: Image.Image, kit: Kit, box: Sequence[float], ink: RGB, strength: float = 1.0
 ) -> None:
-    """Fills a box of the page with lines of words in one font, left aligned or in two columns."""
-    left, top, right, bottom = box
-    height = rng.randint(5, 11) if height is None else height
-    pen, font = ImageDraw.Draw(page), font_at(some_font(rng, kit), height)
-    gap = height * rng.uniform(1.1, 1.5)
-    columns = 2 if right - left > 30 * height and rng.random() < 0.5 else 1
-    wide = (right - left) / columns
-    letters = max(1, round(wide * 0.92 / (0.52 * height)))
-    for column in range(columns):
-        y = top + rng.uniform(0, gap)
-        while y + height < bottom:
-            line = " ".join(rng.choice(kit.words) for _ in range(2 + letters // 5))[:letters]
-            if rng.random() < 0.12:  # the last line of a paragraph
-                line = line[: rng.randint(1, letters)]
-            pen.text((left + column * wide, y), line, fill=ink, font=font)
-            y += gap
+    """Fills a box of the page with small print, left aligned; a strength below 1 shines through paper, mirrored."""
+    left, top, right, bottom = (round(v) for v in box)
+    if right - left < 4 or bottom - top < 4:
+        return
+    y = rng.randint(0, max(0, SHEET_SIDE - (bottom - top)))
+    mask = sheet(kit, rng.randrange(SHEETS)).crop((0, y, right - left, y + bottom - top))
+    if strength < 1:
+        mask = mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT).point([round(v * strength) for v in range(256)])
+    page.paste(ink, (left, top), mask)
+
+
+def newsprint(
+    rng: random.Random, size: tuple[int, int], kit: Kit, *, ink: RGB = (40, 40, 40), paper: RGB | None = None
+) -> Image.Image:
+    """A page of columns of small print, sometimes with the other side shining through."""
+    page = Image.new("RGB", size, paper or paper_colour(rng))
+    if rng.random() < 0.25:
+        print_lines(rng, page, kit, (0, 0, *size), ink, rng.uniform(0.08, 0.2))
+    print_lines(rng, page, kit, (rng.randint(-40, 0), 0, *size), ink)
+    return page
