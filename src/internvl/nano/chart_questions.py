@@ -73,14 +73,18 @@ class Chart:
         return f"${value}" if self.unit == "$" else f"{value}{self.unit}"
 
 
+MANY_RATHER = (2, 2, 4, 6, 7)
+"""How often two, three, ... six names: of many, more have no room and are drawn anew."""
+
+
 def some_chart(rng: random.Random, kit: Kit, kind: Kind, *, most: int) -> Chart:
     """Values for two to `most` names."""
     timed = kind == "line" or (kind == "bar" and rng.random() < 0.3)
+    count = rng.choices(range(2, most + 1), MANY_RATHER[: most - 1])[0]
     if timed:
-        names = _run(rng, rng.choice(list(ORDERED.values())), rng.randint(3 if kind == "line" else 2, most))
+        names = _run(rng, rng.choice(list(ORDERED.values())), max(count, 3) if kind == "line" else count)
     else:
-        theme = rng.choice(list(NAMED.values()))
-        names = tuple(rng.sample(theme, rng.randint(2, min(most, len(theme)))))
+        names = tuple(rng.sample(rng.choice(list(NAMED.values())), count))
     two = kind != "pie" and len(names) <= 4 and most > 3 and rng.random() < 0.25
     series = rng.choice(PAIRS) if two else ("",)
     if kind == "pie":
@@ -291,5 +295,5 @@ def _colour(rng: random.Random, asker: Asker, chart: Chart) -> Asked:
 
 
 def _type(rng: random.Random, asker: Asker, chart: Chart) -> Asked:
-    wrong = rng.choice([kind for kind in KINDS if kind != chart.kind])
-    return asker.ask(rng, TYPE, KINDS[chart.kind], KINDS[wrong])
+    wrong = rng.choice([name for kind, name in KINDS.items() if kind != chart.kind])
+    return asker.ask(rng, TYPE, KINDS[chart.kind], wrong)

@@ -113,14 +113,13 @@ def draw_pie(rng: random.Random, kit: Kit) -> Sample:
     return _draw(rng, kit, "pie")
 
 
+PATIENCE = 6
+"""Styles that are tried before a chart is given up."""
+
+
 def _draw(rng: random.Random, kit: Kit, kind: Kind) -> Sample:
     asker, plain = some_language(rng), rng.random() < 0.25
-    while True:
-        chart = some_chart(rng, kit, kind, most=3 if plain else 6)
-        style = some_style(rng, kit, chart, plain=plain)
-        picture = paint(chart, style)
-        if picture is not None:
-            break
+    chart, picture = _fitting(rng, kit, kind, plain=plain)
     if rng.random() < 0.15:
         picture = with_noise(rng, picture, rng.uniform(2, 7))
     asked = ask_chart(rng, asker, chart)
@@ -128,6 +127,16 @@ def _draw(rng: random.Random, kit: Kit, kind: Kind) -> Sample:
     caption = f"a {KINDS[kind][0]} of {names}" + (f", titled {chart.title}" if chart.title else "")
     label = f"{KINDS[kind][0]}, {len(chart.names)}"
     return Sample("chart", (picture,), tuple(a.turn for a in asked), label, caption, asked[0].wrong)
+
+
+def _fitting(rng: random.Random, kit: Kit, kind: Kind, *, plain: bool) -> tuple[Chart, Image.Image]:
+    """A chart in a style that has room for it."""
+    while True:
+        chart = some_chart(rng, kit, kind, most=3 if plain else 6)
+        for _ in range(PATIENCE):
+            picture = paint(chart, some_style(rng, kit, chart, plain=plain))
+            if picture is not None:
+                return chart, picture
 
 
 # ---- painting --------------------------------------------------------------------------------------------------------

@@ -159,9 +159,10 @@ def draw_compare(rng: random.Random, kit: Kit) -> Sample:
     """Two pictures that are the same but for one thing, or not at all, or altogether."""
     del kit
     asker = some_language(rng)
-    draw = rng.random()
-    if draw < 0.55:
+    label = None
+    if rng.random() < 0.55:
         asked, first, second = _spot(rng, asker)
+        label = "same" if first == second else "different"
     else:
         asked, first, second = _count(rng, asker)
     look = some_look(rng, [piece.colour for piece in (*first, *second)], (112, 112, 128, 160, 224))
@@ -170,7 +171,6 @@ def draw_compare(rng: random.Random, kit: Kit) -> Sample:
         pictures = [with_noise(rng, picture, rng.uniform(2, 8)) for picture in pictures]
     question = asked[0].question if rng.random() < 0.3 else NUMBERED + asked[0].question
     turns = ((question, asked[0].answer), *(a.turn for a in asked[1:]))
-    label = f"{len(first)} shapes"  # of the first picture: a class is taught by one
     return Sample("compare", tuple(pictures), turns, label, caption(first), asked[0].wrong)
 
 
@@ -316,9 +316,11 @@ def _with(rng: random.Random, number: int, kind: str | None) -> Pieces:
     return scatter(rng, names, some_side(rng, len(names)))
 
 
-def _number(rng: random.Random, asker: Asker, wordings: Wordings, number: int, **values: str | Both) -> Asked:
+def _number(
+    rng: random.Random, asker: Asker, wordings: Wordings, number: int, *, noun: Both, which: Both = FIRST
+) -> Asked:
     wrong = rng.choice([n for n in (number - 2, number - 1, number + 1, number + 2) if n >= 0])
-    return asker.ask(rng, wordings, str(number), str(wrong), **values)
+    return asker.ask(rng, wordings, str(number), str(wrong), noun=noun, which=which)
 
 
 def _together(rng: random.Random, asker: Asker, first: Pieces, second: Pieces) -> Asked:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from PIL import Image, ImageDraw
 
-from internvl.nano.asking import Asked, Asker, Wordings, some_language, yes
+from internvl.nano.asking import Asked, Asker, Both, Wordings, some_language, yes
 from internvl.nano.chart_questions import DAYS, MONTHS, NAMED
 from internvl.nano.charts import font_of, some_font
 from internvl.nano.compare import with_noise
@@ -24,9 +24,12 @@ FIRST_COLUMNS = {
     "sport": ("Sport", "Club"), "person": ("Name", "Player", "Student"), "city": ("City", "Place"),
     "drink": ("Drink", "Item"), "school": ("Subject", "Course"),
 }  # fmt: skip
-SALES = ("Price", "Qty", "Stock", "Sold", "Cost")
-SCORES = ("Gold", "Silver", "Points", "Wins", "Goals", "Rank")
-PEOPLE = ("Age", "Points", "Score", "Goals", "Hours", "Wins")
+SALES, SCORES = ("Price", "Qty", "Stock", "Sold", "Cost"), ("Gold", "Silver", "Points", "Wins", "Goals", "Rank")
+OTHER_COLUMNS = {
+    "fruit": SALES, "country": SCORES, "animal": ("Age", "Weight", "Wins", "Price"), "sport": SCORES,
+    "person": ("Age", "Points", "Score", "Goals", "Hours", "Wins"), "city": ("Rank", "Rain", "Hotels", "Parks", "Bars"),
+    "drink": SALES, "school": ("Hours", "Points", "Score", "Rooms", "Tests"),
+}  # fmt: skip
 RANGES = {"Age": (8, 80), "Price": (1, 40), "Cost": (1, 40), "Rank": (1, 50)}
 """Of whole numbers, or of what stands before the point; elsewhere up to some hundreds."""
 
@@ -37,6 +40,11 @@ class Table:
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def first(self) -> Both:
+        """What the rows are, inside of a question."""
+        return self.header[0].lower(), self.header[0]
 
     def column(self, at: int) -> list[str]:
         return [row[at] for row in self.rows]
@@ -52,8 +60,7 @@ def some_table(rng: random.Random) -> Table:
         start = rng.randint(0, len(calendar) - others)
         heads = list(calendar[start : start + others])
     else:
-        about = {"fruit": SALES, "drink": SALES, "country": SCORES, "city": SCORES, "sport": SCORES}.get(theme, PEOPLE)
-        heads = rng.sample(about, others)
+        heads = rng.sample(OTHER_COLUMNS[theme], others)
     limit = rng.choice((10, 20, 100, 100, 1000))
     columns = [_numbers(rng, head, count, limit) for head in heads]
     rows = tuple(zip(names, *columns, strict=True))
@@ -255,7 +262,7 @@ def _extreme(rng: random.Random, asker: Asker, table: Table) -> Asked:
     ranked = sorted(table.rows, key=lambda row: float(row[at]), reverse=largest)
     wordings = LARGEST if largest else SMALLEST
     return asker.ask(
-        rng, wordings, ranked[0][0], ranked[1][0], first=table.header[0].lower(), column=table.header[at]
+        rng, wordings, ranked[0][0], ranked[1][0], first=table.first, column=table.header[at]
     )  # fmt: skip
 
 
@@ -264,7 +271,7 @@ def _size(rng: random.Random, asker: Asker, table: Table) -> Asked:
     rows = rng.random() < 2 / 3
     right = len(table.rows) if rows else len(table.header)
     return asker.ask(
-        rng, ROWS if rows else COLUMNS, str(right), str(right + rng.choice((-1, 1))), first=table.header[0].lower()
+        rng, ROWS if rows else COLUMNS, str(right), str(right + rng.choice((-1, 1))), first=table.first
     )  # fmt: skip
 
 
@@ -280,7 +287,7 @@ def _who(rng: random.Random, asker: Asker, table: Table) -> Asked:
     at = rng.randrange(1, len(table.header))
     row, other = rng.sample(table.rows, 2)
     return asker.ask(
-        rng, WHO, row[0], other[0], first=table.header[0].lower(), column=table.header[at], value=row[at]
+        rng, WHO, row[0], other[0], first=table.first, column=table.header[at], value=row[at]
     )  # fmt: skip
 
 
