@@ -159,6 +159,21 @@ SMALLEST: Wordings = (
      "Which is lowest?"),
     ("哪个最小?", "哪一项的值最小?", "数值最低的是哪个?", "最小的是哪一项?"),
 )  # fmt: skip
+HIGHEST: Wordings = (
+    ("What is the largest value?", "What is the highest value in the chart?", "What is the maximum value?",
+     "How much is the highest one?"),
+    ("最大值是多少?", "图中最高的数值是多少?"),
+)  # fmt: skip
+LOWEST: Wordings = (
+    ("What is the smallest value?", "What is the lowest value in the chart?", "What is the minimum value?",
+     "How much is the lowest one?"),
+    ("最小值是多少?", "图中最低的数值是多少?"),
+)  # fmt: skip
+ABOVE: Wordings = (
+    ("How many {things} are above {value}?", "How many {things} are higher than {value}?",
+     "How many values are greater than {value}?", "How many {things} are more than {value}?"),
+    ("有几个{things}高于{value}?", "大于{value}的数值有几个?"),
+)  # fmt: skip
 DIFFERENCE: Wordings = (
     ("What is the difference between {name} and {other}?", "By how much do {name} and {other} differ?",
      "What is the difference between the values of {name} and {other}?",
@@ -221,7 +236,7 @@ def ask_chart(rng: random.Random, asker: Asker, chart: Chart) -> list[Asked]:
     ways: list[Callable[[random.Random, Asker, Chart], Asked]] = [_value, _value, _value] if readable else []
     if len(chart.series) == 1:
         ways += [_extreme, _extreme, _greater, _number]
-        ways += [_two] * readable
+        ways += [_two, _extreme_value, _above] if readable else []
         ways += [_rise] * (2 * chart.timed)
     ways += [_title] if chart.title else []
     ways += [_colour] if chart.one_colour_each or len(chart.series) > 1 else []
@@ -243,6 +258,22 @@ def _extreme(rng: random.Random, asker: Asker, chart: Chart) -> Asked:
     ranked = sorted(zip(chart.values[0], chart.names, strict=True), reverse=rng.random() < 0.5)
     wordings = LARGEST if ranked[0] > ranked[1] else SMALLEST
     return asker.ask(rng, wordings, ranked[0][1], ranked[1][1], thing=THINGS[chart.kind][0])
+
+
+def _extreme_value(rng: random.Random, asker: Asker, chart: Chart) -> Asked:
+    ranked = sorted(chart.values[0], reverse=rng.random() < 0.5)
+    wordings = HIGHEST if ranked[0] > ranked[-1] else LOWEST
+    return asker.ask(rng, wordings, chart.text(ranked[0]), chart.text(ranked[1]))
+
+
+def _above(rng: random.Random, asker: Asker, chart: Chart) -> Asked:
+    """More than a tick that no value lies on, if there is one."""
+    values = chart.values[0]
+    ticks = [tick for tick in range(chart.step, chart.top, chart.step) if tick not in values] or [chart.step]
+    tick = rng.choice(ticks)
+    count = sum(value > tick for value in values)
+    wrong = count + rng.choice((-1, 1) if count else (1, 2))
+    return asker.ask(rng, ABOVE, str(count), str(wrong), things=THINGS[chart.kind][1], value=chart.text(tick))
 
 
 def _two(rng: random.Random, asker: Asker, chart: Chart) -> Asked:

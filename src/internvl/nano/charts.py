@@ -58,9 +58,9 @@ class Style:
 
 
 def some_style(rng: random.Random, kit: Kit, chart: Chart, *, plain: bool) -> Style:
-    """Bright paper as a rule; letters grow with the picture."""
-    width = rng.randint(160, 330)
-    aspect = rng.choice((1.0, 1.2, 1.3, 1.4)) if rng.random() < 0.85 else rng.choice((0.8, 1.8))
+    """Bright paper as a rule; letters grow with the picture, which is large enough to be cut into tiles."""
+    width = rng.randint(160 if plain else 200, 320)
+    aspect = rng.choice((1.0, 1.2, 1.3, 1.4)) if rng.random() < 0.85 else rng.choice((0.9, 1.8))
     text = width * (rng.uniform(0.085, 0.1) if plain else rng.uniform(0.052, 0.064))
     if aspect > 1.5:
         text *= 1.2
@@ -271,10 +271,13 @@ def _lines(sheet: Sheet, chart: Chart, axes: Box) -> None:
     for values, colour in zip(chart.values, chart.colours, strict=True):
         points = [(left + (at + 0.5) * room, bottom - value * scale) for at, value in enumerate(values)]
         sheet.line(*points, fill=style.shades[colour], width=thick)
-        for point, value in zip(points, values, strict=True):
-            sheet.disc(point, thick * (1.6 if style.edged else 1.1), style.shades[colour])
-            if chart.labelled:
-                sheet.write((point[0], point[1] - 0.3 * gap), chart.text(value), "mb", room=room)
+        for at, (x, y) in enumerate(points):
+            sheet.disc((x, y), thick * (1.6 if style.edged else 1.1), style.shades[colour])
+            valley = all(values[n] > values[at] for n in (at - 1, at + 1) if 0 <= n < len(values))
+            if chart.labelled and valley and y + 1.4 * gap < bottom:
+                sheet.write((x, y + 0.4 * gap), chart.text(values[at]), "mt", room=room)
+            elif chart.labelled:
+                sheet.write((x, y - 0.3 * gap), chart.text(values[at]), "mb", room=room)
 
 
 def _paint_lying(sheet: Sheet, chart: Chart, area: Box) -> None:

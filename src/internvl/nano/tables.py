@@ -103,7 +103,7 @@ class Style:
 
 
 def some_style(rng: random.Random, kit: Kit) -> Style:
-    text = rng.randint(11, 17)
+    text = rng.randint(11, 19)
     font = some_font(rng, kit)
     bold = None if font is None else font.with_name(font.name.replace("-Regular", "-Bold"))
     if bold is None or bold not in kit.fonts:
@@ -164,8 +164,10 @@ def paint(table: Table, style: Style) -> Image.Image:
     return picture
 
 
-WIDEST = 22
-"""Times the size of the text: what is wider could not be read at 224 pixels."""
+def legible(picture: Image.Image, style: Style) -> bool:
+    """Whether its text is tall enough in tiles of 112 pixels: one for a small picture, else at most two abreast."""
+    across = 112 if picture.width * picture.height < 2 * 112 * 112 else 224
+    return style.text * across / max(picture.size) >= 8.5
 
 
 def draw_table(rng: random.Random, kit: Kit) -> Sample:
@@ -173,9 +175,10 @@ def draw_table(rng: random.Random, kit: Kit) -> Sample:
     asker = some_language(rng)
     table, style = some_table(rng), some_style(rng, kit)
     picture = paint(table, style)
-    while picture.width > WIDEST * style.text:
+    while not legible(picture, style):
+        if rng.random() < 0.1:  # nothing helps
+            table = some_table(rng)
         style = some_style(rng, kit)
-        table = Table(table.header[:-1], tuple(row[:-1] for row in table.rows)) if len(table.header) > 2 else table
         picture = paint(table, style)
     if rng.random() < 0.2:
         picture = with_noise(rng, picture, rng.uniform(2, 8))
