@@ -15,6 +15,7 @@ from internvl.errors import InternVLError, UsageError
 
 if TYPE_CHECKING:
     from internvl.evaluation.held_out import Answers
+    from internvl.recipes.recipe import Recipe
     from internvl.training.config import TrainConfig
 
 ASKED = 64
@@ -45,13 +46,15 @@ def train(
         return
     alone = rank() == 0
     try:
-        config, about = resolved(recipe, changes or [])
+        config, found = resolved(recipe, changes or [])
         if show or python:
             from internvl.training.override import as_python, render
 
             if alone:
-                typer.echo(as_python(config, about=about) if python else render(config), nl=False)
+                typer.echo(as_python(config, about=found.about) if python else render(config), nl=False)
             return
+        if found.prepare is not None and alone and not dry_run:
+            found.prepare(config)
         check_data(config)
     except InternVLError:
         if alone:
@@ -151,8 +154,8 @@ def _told(name: str, default: int) -> int:
     return int(told) if told.isdecimal() else default
 
 
-def resolved(recipe: str, changes: list[str]) -> tuple[TrainConfig, str]:
-    """The config of a recipe with its changes, and what it is in one line."""
+def resolved(recipe: str, changes: list[str]) -> tuple[TrainConfig, Recipe]:
+    """The config of a recipe with its changes, and the recipe."""
     from internvl import recipes
     from internvl.training.override import override
 
@@ -163,7 +166,7 @@ def resolved(recipe: str, changes: list[str]) -> tuple[TrainConfig, str]:
         raise  # a recipe in a file, which it names
     except InternVLError as error:
         raise UsageError(f"{recipe}: {error}") from error
-    return override(config, changes), found.about
+    return override(config, changes), found
 
 
 def check_data(config: TrainConfig) -> None:

@@ -20,6 +20,8 @@ class Recipe:
     """How the first code base calls it; it is found by that name too."""
     gpus: int | None = None
     """Of the original run; None where that is not known, or there was none."""
+    prepare: Callable[[TrainConfig], None] | None = None
+    """Writes what the run reads, where that is not there yet: drawn pictures, a model of random weights."""
 
     @property
     def text(self) -> str:
