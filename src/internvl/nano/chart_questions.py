@@ -267,9 +267,10 @@ def _extreme_value(rng: random.Random, asker: Asker, chart: Chart) -> Asked:
 
 
 def _above(rng: random.Random, asker: Asker, chart: Chart) -> Asked:
-    """More than a tick that no value lies on, if there is one."""
+    """Above a tick that no value lies on, if there is one; the highest value is mostly above it."""
     values = chart.values[0]
-    ticks = [tick for tick in range(chart.step, chart.top, chart.step) if tick not in values] or [chart.step]
+    ticks = [tick for tick in range(chart.step, max(values) + chart.step, chart.step) if tick not in values]
+    ticks = ticks or [chart.step]
     tick = rng.choice(ticks)
     count = sum(value > tick for value in values)
     wrong = count + rng.choice((-1, 1) if count else (1, 2))
