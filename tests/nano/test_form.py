@@ -1,35 +1,30 @@
-"""nano's vocabulary, its published form, and the one path that prompts and pictures take."""
+"""nano's form: what its table says is what the model is, and its checkpoint is the published layout."""
 
 from __future__ import annotations
 
 import json
-import random
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+import re
+from math import prod
 
-import numpy as np
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+import internvl
 from internvl.data.encode import Encoder
+from internvl.data.prompts import Image, Message, Text
 from internvl.data.tokenizer import Tokenizer
 from internvl.models.chat import ChatModel
+from internvl.models.init import initialise
 from internvl.nano import form, vocab
-from internvl.nano.corpus import Corpus
-from internvl.nano.lessons import CHARACTERS, MIXTURE, Stream, messages, places
-from internvl.nano.optim import Muon, orthogonal
-from internvl.nano.train import Heads, Trainer, answer_losses, rate_at
-from internvl.nano.world import TALK, Sample, Style, draw_line, draw_scene, talk
-
-WORDS = ("total", "cash", "thank", "you")
 
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nano") / "tokenizer"
-    texts = [part for questions, answer in TALK for part in (*questions, answer)] * 5 + [form.SYSTEM_MESSAGE]
-    vocab.build(texts, folder, size=400)
+    vocab.build([*vocab.common(), form.SYSTEM_MESSAGE], folder, size=400)
     return folder
 
 
@@ -38,150 +33,133 @@ def encoder(tokenizer_folder) -> Encoder:
     return Encoder(Tokenizer.from_folder(tokenizer_folder), form.ENCODING)
 
 
-def test_any_text_survives_the_small_vocabulary(encoder):
+@pytest.fixture(scope="module")
+def model() -> ChatModel:
+    model = ChatModel(form.chat_config(image_token=390))
+    initialise(model, seed=1)
+    return model
+
+
+def test_any_text_survives_a_small_vocabulary(encoder):
     for text in ("Hello there!", "Côte d’Ivoire 2024", "日本 🇯🇵\n\tx  y", "", "a" * 50):
         assert encoder.tokenizer.decode(encoder.tokenizer.encode(text)) == text
 
 
-def test_the_form_is_of_the_announced_size():
-    with torch.device("meta"):
-        model = ChatModel(form.chat_config(image_token=1270))
-    count = sum(p.numel() for p in model.parameters())
-    assert 5.9e6 < count < 6.0e6
-    config = form.chat_config(image_token=1270)
-    assert config.text.head_dim == 64
-    assert config.vision.dim // config.vision.heads == 64
+def test_the_table_says_what_the_model_has(model):
+    said = dict(re.findall(r"^\| (\w+) +\|.*\| ([\d.]+) M +\|$", form.__doc__, flags=re.M))
+    text = model.language_model
+    parts = {
+        "ViT": [model.vision_model], "projector": [model.mlp1], "decoder": [text.model.layers, text.model.norm],
+        "words": [text.model.embed_tokens, text.lm_head],
+    }  # fmt: skip
+    counts = {name: sum(p.numel() for part in own for p in part.parameters()) for name, own in parts.items()}
+    assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
+    assert {name: f"{count / 1e6:.2f}" for name, count in counts.items()} == said
+    config = model.config
+    words = f"{config.text.layers} layers, {config.text.dim} wide, {config.text.heads} heads of {config.text.head_dim}"
+    assert words in form.__doc__
+    assert f"{config.text.vocab} x {config.text.dim}, in and out" in form.__doc__
+    assert f"{config.vision.layers} layers, {config.vision.dim} wide" in form.__doc__
+
+
+def flop(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
+    """Products with weights in one call, at 2 FLOP each: what every weight is multiplied with, counted as it runs."""
+    found: list[int] = []
+
+    def count(layer: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        positions = out.numel() // weight.shape[0]
+        found.append(2 * prod(weight.shape) * positions)
+
+    kinds = (nn.Linear, nn.Conv2d)
+    hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, kinds)]
+    with torch.no_grad():
+        module(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return sum(found)
+
+
+class Seeing(nn.Module):
+    """The tower and the projector, as one module to call."""
+
+    def __init__(self, model: ChatModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        return self.model.image_features(tiles)
+
+
+def test_the_products_are_as_many_as_is_said(model):
+    tile = flop(Seeing(model), (torch.zeros(1, 3, form.TILE, form.TILE),))
+    talk = flop(model, (torch.zeros(1, 90, dtype=torch.long),))
+    slots = form.ENCODING.slots_per_tile
+    longer = flop(model, (torch.zeros(1, 90 + slots * form.MAX_TILES, dtype=torch.long),))
+    doc = " ".join(str(form.__doc__).split())
+    assert f"a tile {tile / 1e9:.2f} GFLOP; a conversation of 90 tokens {talk / 1e9:.2f} GFLOP" in doc
+    assert f"{3 * (tile + talk) / 1e9:.1f} GFLOP to learn from one picture of one tile" in doc
+    assert f"{3 * ((form.MAX_TILES + 1) * tile + longer) / 1e9:.1f} GFLOP from one of six tiles" in doc
+    assert f"which are {slots * form.MAX_TILES} tokens more" in doc
+    head = model.config.text.vocab * model.config.text.dim * 2 * 90
+    assert 0.2 < head / talk < 0.3, "a quarter of it the words"
+
+
+def test_the_sizes_belong_together():
+    config = form.chat_config(image_token=390)
+    assert config.text.head_dim == config.vision.dim // config.vision.heads == 64
     assert config.slots_per_tile == form.ENCODING.slots_per_tile == 16
+    assert config.tile_size == form.ENCODING.tile_size
+    assert (config.text.vocab, form.ENCODING.max_tiles) == (form.VOCAB, form.MAX_TILES)
 
 
-def test_a_conversation_learns_its_answers_and_nothing_else(encoder):
-    sample = Sample("x", draw_scene(random.Random(0)).picture, (("How many?", "3"), ("Sure?", "Yes")))
-    encoded = encoder.encode(messages(sample), generate=False)
-    learnt = [t for t in encoded.targets if t != -100]
-    assert encoder.tokenizer.decode(learnt, skip_special=False) == "3<|im_end|>Yes<|im_end|>"
-    prompt = encoder.encode(messages(sample, turns=1))
-    assert encoded.input_ids[: len(prompt.input_ids)] == prompt.input_ids, "training and use see the same prompt"
-    assert np.array_equal(encoded.tiles, prompt.tiles)
+def test_a_picture_is_seen_in_tiles_and_as_a_whole(encoder):
+    for size, tiles in {(112, 112): 1, (50, 300): 7, (330, 220): 7, (224, 224): 5}.items():
+        said = [Message("user", (Image(PIL.Image.new("RGB", size)), Text("What is this?")))]
+        encoded = encoder.encode(said)
+        assert len(encoded.tiles) == tiles
+        assert encoded.input_ids.count(encoder.tokenizer.special("<IMG_CONTEXT>").id) == tiles * 16
 
 
-def test_characters_stand_over_their_columns():
-    found = places([("A", 0.0, 0.25), ("b", 0.5, 1.0)], across=1)
-    assert found == [[CHARACTERS["A"]] * 4 + [0] * 4 + [CHARACTERS["b"]] * 8]
-    assert len(places([], across=3)) == 3
-
-
-class Drawn(Stream):
-    """A stream of what needs no data."""
-
-    def sample(self, rng, task, number):
-        return rng.choice((lambda: draw_scene(rng), lambda: talk(rng), lambda: self.named(rng)))()
-
-    def named(self, rng):
-        line = draw_line(rng, Style(max_length=8), words=WORDS)
-        return Sample("read", line.picture, line.turns, name=rng.choice(list(self.names)), letters=line.letters)
-
-
-@pytest.fixture
-def stream(encoder, monkeypatch) -> Stream:
-    monkeypatch.setattr("internvl.nano.lessons.BATCH", 6)
-    stream = Drawn(Corpus({task: [] for task in MIXTURE}, {}, WORDS), encoder, (), parts=2, seed=1)
-    stream.names |= {"a": len(stream.names), "b": len(stream.names) + 1}
-    return stream
-
-
-def test_the_stream_goes_on_where_it_is_told(stream):
-    steps = [batches for batches, _ in zip(stream, range(3), strict=False)]
-    stream.first = 2
-    again = next(iter(stream))
-    for one, other in zip(steps[2], again, strict=True):
-        assert torch.equal(one.input_ids, other.input_ids)
-        assert torch.equal(one.tiles, other.tiles)
-
-
-@pytest.fixture
-def trainer(encoder) -> Trainer:
-    return Trainer(encoder.tokenizer.special("<IMG_CONTEXT>").id, names=12, seed=0, minutes=1)
-
-
-def test_learning_lowers_the_loss_and_goes_on_after_an_interruption(trainer, stream, tmp_path):
-    batches = next(iter(stream))
-    trainer.seconds = 0.5 * trainer.budget
-    first = np.mean(trainer.step(batches)["answers"])
-    for _ in range(5):
-        trainer.number = 150  # past the warm-up
-        trainer.step(batches)
-    trainer.save(tmp_path / "state")
-    other = Trainer(trainer.model.config.image_token, names=12, seed=9, minutes=1)
-    other.resume(tmp_path / "state")
-    for a, b in zip(trainer.all.state_dict().values(), other.all.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    other.seconds = trainer.seconds
-    one, two = trainer.step(batches), other.step(batches)
-    assert one["answers"] == two["answers"]
-    assert np.mean(one["answers"]) < first
-    for a, b in zip(trainer.all.parameters(), other.all.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_the_decoder_waits_while_the_tower_learns_to_look(encoder, stream, tmp_path):
-    trainer = Trainer(encoder.tokenizer.special("<IMG_CONTEXT>").id, names=12, seed=3, minutes=1)
-    decoder, tower = trainer.model.language_model, trainer.model.vision_model
-    before = [{k: v.clone() for k, v in part.state_dict().items()} for part in (decoder, tower)]
-    assert "answers" not in trainer.step(next(iter(stream)))
-    assert all(torch.equal(v, before[0][k]) for k, v in decoder.state_dict().items())
-    assert not all(torch.equal(v, before[1][k]) for k, v in tower.state_dict().items())
-    trainer.save(tmp_path / "state")
-    Trainer(trainer.model.config.image_token, names=12, seed=4, minutes=1).resume(tmp_path / "state")
-
-
-def test_parts_of_a_batch_add_up(encoder, trainer, stream):
-    """The gradient of a step is the mean of those of its parts, each what plain autograd finds."""
-    batches = next(iter(stream))
-    trainer.seconds = 0.5 * trainer.budget
-    found = [trainer.gradients(batch)[0] for batch in batches]
-    assert len(found) == 2
-    assert all(len(g) == len(list(trainer.all.parameters())) for g in found)
-    assert all(torch.isfinite(g).all() for part in found for g in part)
-
-
-def test_the_written_checkpoint_is_the_published_layout(trainer, tokenizer_folder, tmp_path):
-    form.write_checkpoint(trainer.model.state_dict(), tokenizer_folder, tmp_path / "nano")
-    form.write_checkpoint(trainer.model.state_dict(), tokenizer_folder, tmp_path / "nano")  # replaces it
-    tensors = load_file(tmp_path / "nano" / "model.safetensors")
-    assert set(tensors) == set(trainer.model.state_dict())
-    assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
-    config = json.loads((tmp_path / "nano" / "config.json").read_text(encoding="utf-8"))
+def test_the_written_checkpoint_is_the_published_layout(model, tokenizer_folder, tmp_path):
+    folder = tmp_path / "nano"
+    form.write_checkpoint(model.state_dict(), tokenizer_folder, folder)
+    form.write_checkpoint(model.state_dict(), tokenizer_folder, folder)  # replaces it
+    assert [path.name for path in tmp_path.iterdir()] == ["nano"], "nothing is left beside it"
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["template"] == "internvl2_5"
     assert config["llm_config"]["vocab_size"] == form.VOCAB
+    assert config["max_dynamic_patch"] == form.MAX_TILES
+    again = internvl.load(folder, dtype="stored")
+    assert {t.dtype for t in again.state_dict().values()} == {torch.bfloat16}
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name].bfloat16()), name
 
 
-def test_orthogonal_has_singular_values_near_one():
-    for shape in ((3, 64, 48), (2, 48, 64)):
-        values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
-        assert values.min() > 0.5
-        assert values.max() < 1.4
+def test_large_weights_are_shards_with_an_index(model, tokenizer_folder, tmp_path):
+    form.write_checkpoint(model.state_dict(), tokenizer_folder, tmp_path / "nano")
+    files = sorted(path.name for path in (tmp_path / "nano").glob("*.safetensors"))
+    assert files == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = json.loads((tmp_path / "nano" / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    held = {file: load_file(tmp_path / "nano" / file) for file in files}
+    assert index["weight_map"] == {name: file for file, tensors in held.items() for name in tensors}
+    assert index["metadata"]["total_size"] == sum(t.nbytes for tensors in held.values() for t in tensors.values())
+    assert set(index["weight_map"]) == set(model.state_dict())
+    assert all(sum(t.nbytes for t in tensors.values()) <= form.SHARD_BYTES for tensors in held.values())
 
 
-def test_muon_moves_every_part_of_a_fused_weight():
-    weight = torch.nn.Parameter(torch.zeros(12, 4))
-    weight.grad = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
-    with ThreadPoolExecutor(1) as pool:
-        Muon([("attn.qkv.weight", weight)], momentum=0.9, decay=0.0).step(0.1, pool)
-    for part in weight.detach().view(3, 4, 4):
-        assert torch.linalg.matrix_norm(part) == pytest.approx(0.2, rel=0.35)
+@pytest.mark.parametrize(("limit", "shards"), [(100, 1), (99, 2), (40, 2), (39, 3), (1, 3)])
+def test_a_shard_is_not_above_the_limit_unless_one_tensor_is(tmp_path, limit, shards):
+    tensors = {"a": torch.ones(30), "b": torch.ones(10), "c": torch.ones(10)}  # 60, 20 and 20 bytes
+    form.write_weights(tensors, tmp_path, limit=limit)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) == shards
+    assert (tmp_path / "model.safetensors.index.json").exists() == (shards > 1)
+    assert {name for file in files for name in load_file(file)} == set(tensors)
 
 
-def test_the_rate_rises_holds_and_falls():
-    assert rate_at(0.0, 0) < 0.01
-    assert rate_at(0.3, 1000) == 1.0
-    assert rate_at(1.0, 1000) == pytest.approx(0.0, abs=1e-9)
-
-
-def test_heads_are_silent_where_there_is_nothing_to_learn(stream, trainer):
-    unnamed = replace(draw_scene(random.Random(0)), name=None)
-    empty = stream.collate([Sample("talk", None, (("Hello", "Hello!"),))] * 2 + [unnamed])
-    features = torch.randn(len(empty.tiles), 16, form.TEXT["hidden_size"])
-    assert [loss.item() for loss in Heads(form.TEXT["hidden_size"], 2).losses(features, empty)] == [0.0, 0.0]
-    loss, parts = answer_losses(trainer.model, empty, features)
-    assert torch.isfinite(loss)
-    assert set(parts) == {"talk", "count"}
+def test_the_announced_size_fits_the_package():
+    with torch.device("meta"):
+        model = ChatModel(form.chat_config(image_token=390))
+    assert 15e6 < 2 * sum(p.numel() for p in model.parameters()) < 16e6
