@@ -12,15 +12,12 @@ from PIL import Image, ImageDraw
 
 from internvl.nano.asking import Asked, Asker, Both, Wordings, some_language, yes
 from internvl.nano.sample import Kit, Sample
-from internvl.nano.shapes import COLOURS, RGB, SHAPES, plural
+from internvl.nano.shapes import COLOUR_NAMES, COLOURS, KIND_NAMES, NUMBERS, RGB, SHAPES, plural
 
 # ---- pieces on a ground, also of clips -------------------------------------------------------------------------------
 
-KINDS_ZH = {"circle": "圆形", "square": "正方形", "triangle": "三角形", "star": "星形", "cross": "十字"}
-COLOURS_ZH = {
-    "red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色", "orange": "橙色", "purple": "紫色",
-    "pink": "粉色", "brown": "棕色", "black": "黑色", "gray": "灰色",
-}  # fmt: skip
+KINDS_ZH = {kind: names[1] for kind, names in KIND_NAMES.items()}
+COLOURS_ZH = {colour: names[1] for colour, names in COLOUR_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -184,8 +181,7 @@ def caption(pieces: Sequence[Piece]) -> str:
     parts = []
     for colour, kind in names:
         count = sum((p.colour, p.kind) == (colour, kind) for p in pieces)
-        number = ("no", "a", "two", "three", "four", "five", "six")[count]
-        number = "an" if number == "a" and colour[0] in "aeiou" else number
+        number = "an" if count == 1 and colour[0] in "aeiou" else NUMBERS[count]
         parts.append(f"{number} {colour} {kind if count == 1 else plural(kind)}")
     return " and ".join([", ".join(parts[:-1])] * (len(parts) > 1) + parts[-1:])
 
