@@ -2,73 +2,100 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import zipfile
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
 import torch
 
 import internvl
-from internvl.data.encode import Encoder
-from internvl.models.chat import ChatModel
 from internvl.nano import form
-from internvl.nano.corpus import Corpus
-from internvl.nano.exam import answer, held_out_samples, is_right, score
-from internvl.nano.world import TALK, Sample, draw_scene
-from internvl.weights.load import load_encoder
+from internvl.nano.sample import Kit
+from internvl.nano.shapes import draw_scene
+from internvl.nano.talk import TALK
 
 CHECKPOINT = Path(str(files("internvl"))) / "nano" / "checkpoint"
 
 
 @pytest.fixture(scope="module")
-def model() -> ChatModel:
-    model = internvl.load(dtype=torch.float32)
-    assert isinstance(model, ChatModel)
-    return model
+def chat() -> internvl.Chat:
+    return internvl.Chat.load(dtype=torch.float32, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return load_encoder()
+def written() -> dict[str, Any]:
+    return json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
 
 
-def test_it_is_the_form_it_announces(model, encoder):
-    assert model.config == form.chat_config(encoder.tokenizer.special("<IMG_CONTEXT>").id)
-    assert encoder.config == form.ENCODING
-    config = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
-    assert config == form.published_config(json.loads((CHECKPOINT / "added_tokens.json").read_text(encoding="utf-8")))
+def sizes(config: dict[str, Any]) -> dict[str, int]:
+    """What may grow: words, layers of the decoder, tiles."""
+    text = config["llm_config"]
+    return {"words": text["vocab_size"], "layers": text["num_hidden_layers"], "tiles": config["max_dynamic_patch"]}
+
+
+def test_it_is_the_form_it_announces(chat, written):
+    ids = json.loads((CHECKPOINT / "added_tokens.json").read_text(encoding="utf-8"))
+    announced, own = form.published_config(ids), json.loads(json.dumps(written))
+    own["llm_config"] |= {key: announced["llm_config"][key] for key in ("vocab_size", "num_hidden_layers")}
+    assert own | {"max_dynamic_patch": form.MAX_TILES} == announced
+    config, tokenizer = chat.model.config, chat.encoder.tokenizer
+    assert config.image_token == tokenizer.special("<IMG_CONTEXT>").id
+    assert config.vision == form.chat_config(config.image_token).vision
+    assert chat.encoder.config.slots_per_tile == config.slots_per_tile == form.ENCODING.slots_per_tile
+    assert chat.encoder.config.max_tiles == written["max_dynamic_patch"]
+    assert tokenizer.vocab_size == config.text.vocab == written["llm_config"]["vocab_size"]
+
+
+GROWN = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))["llm_config"]["vocab_size"] == form.VOCAB
+
+
+@pytest.mark.xfail(not GROWN, reason="it is of the form before this one", strict=True)
+def test_it_has_the_sizes_of_the_form(chat, written):
+    ids = json.loads((CHECKPOINT / "added_tokens.json").read_text(encoding="utf-8"))
+    assert sizes(written) == sizes(form.published_config(ids))
+    assert chat.model.config == form.chat_config(ids["<IMG_CONTEXT>"])
+    assert chat.encoder.config == form.ENCODING
 
 
 def test_it_is_small_enough_to_travel():
-    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 15e6
+    every = [path.stat().st_size for path in CHECKPOINT.iterdir()]
+    assert sum(every) < 36e6
+    assert max(every) < form.SHARD_BYTES + 1e5, "of a shard, and its header"
 
 
-def test_it_greets_and_says_what_it_is(model, encoder):
-    talk = [Sample("talk", None, ((questions[0], reply),)) for questions, reply in TALK[:2]]
-    assert answer(model, encoder, talk) == [sample.turns[0][1] for sample in talk]
+def test_it_greets_and_says_what_it_is(chat):
+    asked = {english[0]: answer[0] for english, _, answer in TALK[:2]}
+    assert [answer.text for answer in chat.batch(list(asked))] == list(asked.values())
 
 
-def test_scores():
-    assert is_right("icon", "Pizza", "pizza")
-    assert not is_right("read", "Pizza", "pizza")
-
-
-def test_it_counts_shapes(model, encoder):
-    """Sixty drawings of seeds that training never used; the card says 0.73 of 2,100."""
+def test_it_counts_shapes(chat):
+    """Sixty drawings of seeds that training never used, with two to five shapes."""
     rng = random.Random("never drawn in training: count")
-    shares = score(model, encoder, {"count": [draw_scene(rng) for _ in range(60)]})
-    assert shares["count"] >= 0.55
+    drawn = []
+    while len(drawn) < 60:
+        sample = draw_scene(rng, Kit())
+        if sample.label in {f"{count} shapes" for count in range(2, 6)}:
+            drawn.append(sample)
+    answers = chat.batch([("How many shapes are there?", sample.pictures) for sample in drawn])
+    right = sum(f"{answer.text} shapes" == sample.label for answer, sample in zip(answers, drawn, strict=True))
+    assert right / len(drawn) >= 0.5
 
 
-def test_it_names_what_it_never_saw(model, encoder, shared):
-    """The card says 0.49 of 2,074 photographs and 16 of 24 flags in another drawing."""
-    held_out = held_out_samples(Corpus.read(shared / "data"), (), limit=150)
-    shares = score(model, encoder, {task: held_out[task] for task in ("photo", "flag")})
-    assert shares["photo"] >= 0.42
-    assert shares["flag"] >= 0.5
+def test_it_names_what_it_never_saw(chat, shared):
+    """Each twentieth photograph of the test split of Caltech-101; the card says how many of all."""
+    folder = shared / "data" / "caltech101"
+    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()][::20]
+    with zipfile.ZipFile(folder / "images.zip") as archive:
+        pictures = [PIL.Image.open(io.BytesIO(archive.read(row["image"]))) for row in rows]
+        answers = chat.batch([("What is in the picture?", [picture]) for picture in pictures])
+    right = sum(answer.text == row["name"] for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) >= 0.42
 
 
 @pytest.mark.parametrize(
@@ -79,7 +106,6 @@ def test_it_names_what_it_never_saw(model, encoder, shared):
         ("shapes.png", "How many shapes are there?", "3"),
     ],
 )
-def test_it_answers_about_the_examples(model, encoder, name, question, wanted):
-    with PIL.Image.open(CHECKPOINT.parent / "examples" / name) as picture:
-        sample = Sample("example", picture.convert("RGB"), ((question, wanted),))
-    assert answer(model, encoder, [sample]) == [wanted]
+def test_it_answers_about_the_examples(chat, name, question, wanted):
+    [answer] = chat.batch([(question, [CHECKPOINT.parent / "examples" / name])])
+    assert answer.text == wanted

@@ -34,7 +34,7 @@ LAYERS, TABLE, HEAD = (
 )
 SILENT = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 """The last products of a layer's two branches."""
-LOWER = 0.9
+LOWER = 0.7
 """A new token is a little less likely than its first part, so that greedy answers stay what they were."""
 
 
