@@ -104,8 +104,7 @@ def ask_scene(rng: random.Random, asker: Asker, shapes: Sequence[Shape]) -> tupl
 def ask_overlap(rng: random.Random, asker: Asker, shapes: Sequence[Shape], overlap: bool) -> tuple[Asked, ...]:
     """Whether two shapes overlap, and sometimes another question."""
     one, other = rng.sample(shapes, 2)
-    names = {"one": one.name, "other": other.name}
-    asked = [asker.ask(rng, OVERLAP, *yes(overlap), **names)]
+    asked = [asker.ask(rng, OVERLAP, *yes(overlap), one=one.name, other=other.name)]
     further = count_all(rng, asker, shapes) if rng.random() < 0.5 else colour_of(rng, asker, shapes)
     return tuple(asked + ([further] if further and rng.random() < 0.5 else []))
 
@@ -276,10 +275,9 @@ def larger(rng: random.Random, asker: Asker, shapes: Sequence[Shape]) -> Asked |
         return None
     big, small = rng.choice(pairs)
     first, second = (big, small) if rng.random() < 0.5 else (small, big)
-    names = {"one": first.name, "other": second.name}
     if rng.random() < 0.5:
-        return asker.ask(rng, LARGER, big.name, small.name, **names)
-    return asker.ask(rng, IS_LARGER, *yes(first is big), **names)
+        return asker.ask(rng, LARGER, big.name, small.name, one=first.name, other=second.name)
+    return asker.ask(rng, IS_LARGER, *yes(first is big), one=first.name, other=second.name)
 
 
 def area(shape: Shape) -> float:
