@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ def spans(row: Row, look: Print, inner: float) -> list[tuple[float, float]]:
 def crowded(row: Row, look: Print, inner: float) -> bool:
     """Whether a part leaves the sheet or stands too near to the next."""
     found = spans(row, look, inner)
-    near = any(a[1] + 0.4 * look.size > b[0] for a, b in zip(found, found[1:], strict=False))
+    near = any(a[1] + 0.4 * look.size > b[0] for a, b in pairwise(found))
     return near or any(end > inner for _, end in found)
 
 
