@@ -112,9 +112,12 @@ UNREAD = [
         {"data": Data(root="r", sources=(Source(annotation="a.jsonl"),))}, "give each source its root",
         {"data": Data(root="r", path="a.jsonl")},
     ),
-    (
-        {"data": Data(text_length=9)}, "data.text_length",
-        {"data": replace(PAIRED, text_length=9), "objective": Aim(kind="pretrain_pair")},
+    *(
+        (
+            {"data": Data(**change)}, f"data.{next(iter(change))}",
+            {"data": replace(PAIRED, **change), "objective": Aim(kind="pretrain_pair")},
+        )
+        for change in ({"text_length": 9}, {"part": 1.0}, {"mirror": 0.0})
     ),
     *(
         (

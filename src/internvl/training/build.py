@@ -127,7 +127,7 @@ def prepare(config: TrainConfig, begun: Beginning, *, augment: bool = True) -> C
     if rows_of(config) == "pair":
         if not isinstance(model, PairModel) or begun.tokenizer is None:
             raise ConfigError(f"objective {config.objective.kind} trains InternVL-C or -G; this is no such model")
-        crop = RandomCrop() if augment else None
+        crop = RandomCrop(scale=(data.part, 1.0), flip=data.mirror) if augment else None
         size = model.config.tile_size
         return PreparePair(begun.tokenizer, size=size, text_length=data.text_length, augment=crop)
     if isinstance(model, Classifier):

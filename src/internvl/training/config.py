@@ -108,6 +108,10 @@ class Data:
     pack_buffers: int = 20
     text_length: int = 80
     """Tokens of a caption (image-text pairs)."""
+    part: float = 0.5
+    """The least share of its area that is seen of a picture with a caption; what is seen is drawn each time anew."""
+    mirror: float = 0.5
+    """How often left and right of such a picture are exchanged; 0 where captions speak of them, or pictures of text."""
     classes: str = ""
     """Of `classify`: how many, a file of their names, one a line, or the names with commas between them; empty: the
     labels that the rows have are looked for."""

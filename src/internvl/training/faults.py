@@ -148,7 +148,7 @@ READ: dict[str, When] = {
         lambda c: c.data.batching != "packed",
     ),
     **{f"data.{name}": _PACKED for name in ("pack_tokens", "pack_tiles", "pack_buffers")},
-    "data.text_length": _of_kind(*PAIRS),
+    **{f"data.{name}": _of_kind(*PAIRS) for name in ("text_length", "part", "mirror")},
     "data.classes": _of_kind("classify"),
     "objective.weighting": _WEIGHTED,
     "objective.label_smoothing": _SMOOTHED,
@@ -228,14 +228,14 @@ def _out_of_range(config: TrainConfig) -> Iterator[str]:
         "run.epochs": run.epochs, "optim.eps": optim.eps, "data.text_length": data.text_length,
         "data.min_frames": data.min_frames, "run.save_every": run.save_every, "run.keep": run.keep,
         "objective.beta": aim.beta, "run.log_every": run.log_every, "data.held_out_rows": data.held_out_rows,
-        "data.min_tiles": data.min_tiles, "data.max_tiles": data.max_tiles,
+        "data.min_tiles": data.min_tiles, "data.max_tiles": data.max_tiles, "data.part": data.part,
     }  # fmt: skip
     given = {name: value for name, value in positive.items() if value is not None}
     yield from (f"{name} is {value}, expected more than 0" for name, value in given.items() if not value > 0)
     shares = {
         "data.bad_rows": data.bad_rows, "optim.decay": optim.decay, "optim.floor": optim.floor,
         "start.drop_path": config.start.drop_path, "learn.lora_dropout": learn.lora_dropout,
-        "objective.label_smoothing": aim.label_smoothing,
+        "objective.label_smoothing": aim.label_smoothing, "data.part": data.part, "data.mirror": data.mirror,
     }  # fmt: skip
     yield from (f"{name} is {value}, expected 0 to 1" for name, value in shares.items() if not 0 <= value <= 1)
     rates: dict[str, float | None] = {f"optim.{name}": getattr(optim, name) for name in RATES}

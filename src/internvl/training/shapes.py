@@ -28,7 +28,7 @@ from internvl.weights.checkpoint import ModelConfig, describe
 from internvl.weights.families import family_of
 from internvl.weights.files import majority
 from internvl.weights.formats import TABLE, Seen, blamed_on, layout_of, parse_json
-from internvl.weights.hub import EMBEDDED, WEIGHTS, resolve
+from internvl.weights.hub import EMBEDDED, EMBEDDED_C, WEIGHTS, resolve
 
 HELD = 16 << 20
 """Larger files of a folder are no configs."""
@@ -172,7 +172,7 @@ def _language(name: str) -> tuple[TextConfig, int]:
 
 
 def _named(name: str | None) -> Shapes:
-    if name in (None, EMBEDDED) or Path(name).expanduser().exists():
+    if name in (None, EMBEDDED, EMBEDDED_C) or Path(name).expanduser().exists():
         return _folder(resolve(name))
     try:
         row = zoo.find(name)

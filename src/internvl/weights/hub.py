@@ -23,9 +23,10 @@ from internvl import zoo
 from internvl.errors import CheckpointError, NoSuchName, UsageError
 
 NANO = Path(__file__).parent.parent / "nano" / "checkpoint"
+NANO_C = NANO.with_name("pair")
 SIDECARS = (".json", ".txt", ".model", ".jinja", ".md")
-EMBEDDED = "nano"
-"""What the embedded model is called."""
+EMBEDDED, EMBEDDED_C = "nano", "nano-c"
+"""What the embedded models are called: the one that talks, and the one that searches."""
 WEIGHTS = (".safetensors", ".bin", ".pth")
 """The kinds of weight files, best first; a repository may hold several, and one is enough."""
 STEP = re.compile(r"step-(\d+)")
@@ -39,8 +40,9 @@ def resolve(
 ) -> Path:
     """The folder (or `.pth`) of a model: the embedded one, a path, a zoo name, or a hub id, which is downloaded.
 
-    None and "nano" are the embedded one. A training run, or one of its checkpoints, is its model: see `of_run`.
-    What was downloaded before is found again without a network. `NoSuchName` suggests the nearest name of the zoo.
+    None and "nano" are the embedded one, "nano-c" is its contrastive sibling. A training run, or one of its
+    checkpoints, is its model: see `of_run`. What was downloaded before is found again without a network. `NoSuchName`
+    suggests the nearest name of the zoo.
     revision and token are of a model on the hub; with anything else they are a `UsageError`. weights=False downloads
     what stands beside the weights only; for plain InternVL-C, which is published without its tokenizer, another's.
 
@@ -48,15 +50,18 @@ def resolve(
     """
     path = Path(source or "").expanduser()
     here = bool(str(source)) and path.exists()
-    embedded = source is None or (str(source) == EMBEDDED and not here)
+    own = {EMBEDDED: NANO, EMBEDDED_C: NANO_C}
+    embedded = NANO if source is None else None if here else own.get(str(source))
     given = [name for name, value in (("revision", revision), ("token", token)) if value is not None]
     if given and (embedded or here):
         what = "the embedded model" if embedded else f"{source}, which is here"
         raise UsageError(f"{' and '.join(given)} given with {what}; expected a model on the hub")
     if embedded:
-        if not NANO.is_dir():
-            raise CheckpointError(f"no embedded model in this installation ({NANO}); name one: internvl zoo lists them")
-        return NANO
+        if not embedded.is_dir():
+            raise CheckpointError(
+                f"no embedded model in this installation ({embedded}); name one: internvl zoo lists them"
+            )
+        return embedded
     if here:
         return of_run(path)
     name, file = str(source), None

@@ -1,0 +1,37 @@
+"""nano-c, the embedded sibling that searches: an InternVL-C of small sizes learns by contrast from nano's world.
+
+    python -m internvl.nano.form_c runs/nano_c_start --world runs/nano_world --tower runs/nano_tower/model
+    internvl train nano_c                           runs/nano_c/model
+
+The first command writes the folder to begin with: the vocabulary is made of the world's captions, the tower is that of
+nano after its classes were learnt, without its last blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from internvl.recipes.recipe import Recipe
+from internvl.training.config import Aim, Data, Optim, Parallel, Run, Start, TrainConfig
+
+
+def nano_c() -> TrainConfig:
+    """Pictures and captions of the world meet: contrast alone, and all captions of one thing are right.
+
+    Two rows of a batch often show the same thing; the targets of `retrieval` share what is right among them, by their
+    `image_id`. Most of each picture is seen, and never its mirror image: captions count, read and speak of sides.
+    """
+    return TrainConfig(
+        start=Start(model="runs/nano_c_start"),
+        data=Data(
+            path="runs/nano_world/pairs.json", batching="plain", rows=128, text_length=40, part=0.7, mirror=0.0,
+            workers=1, bad_rows=0.001,
+        ),
+        objective=Aim(kind="retrieval", matching=0.0, captioning=0.0),
+        optim=Optim(lr=1e-3, weight_decay=0.1, decay_all=False, betas=(0.9, 0.98), warmup=100, floor=0.02),
+        run=Run(out="runs/nano_c", steps=2000, batch=128, save_every=200, keep=2, log_every=10),
+        parallel=Parallel(checkpoint_language=False, checkpoint_vision=False),
+    )  # fmt: skip
+
+
+TABLE: Mapping[str, Recipe] = {"nano_c": Recipe(make=nano_c)}
