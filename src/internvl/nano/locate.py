@@ -180,7 +180,7 @@ def _is_it(rng: random.Random, asker: Asker, things: Sequence[Thing], size: tupl
     box = thing.box
     if not true:
         others = [other.box for other in things if other.name != thing.name]
-        free = [empty for _ in range(4) if (empty := moved(rng, box, size)) and not touches(empty, things)]
+        free = [empty for _ in range(20) if (empty := moved(rng, box, size)) and not touches(empty, things)]
         boxes = others + free[:1]
         if not boxes:
             true, boxes = True, [box]

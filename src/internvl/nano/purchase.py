@@ -82,7 +82,7 @@ def make_purchase(rng: random.Random, kit: Kit, items: int, *, longest: int = 16
     number = "".join(rng.choice("0123456789") for _ in range(rng.randint(4, 8)))
     phone = f"0{rng.randint(3, 9)}-{rng.randint(100, 9999)}{rng.choice((' ', ''))}{rng.randint(1000, 9999)}"
     prefix = rng.choice(("", "", "CS", "INV", "POS/", "R", "OR"))
-    time = f"{rng.randint(8, 22):02d}:{rng.randint(0, 59):02d}" + rng.choice(("", f":{rng.randint(0, 59):02d}", " PM"))
+    time = f"{rng.randint(8, 22):02d}:{rng.randint(0, 59):02d}" + rng.choice(("", f":{rng.randint(0, 59):02d}"))
     return Purchase(
         company=_company(rng, kit), address=_address(rng), phone=phone, number=prefix + number, date=make_date(rng),
         time=time, items=goods, tax=tax, rounding=rounding, cash=cash,
@@ -98,14 +98,14 @@ def _names(rng: random.Random, kit: Kit, count: int, longest: int) -> list[str]:
     """Goods of one or two words, no two alike."""
     names: list[str] = []
     while len(names) < count:
-        words = [rng.choice(kit.words) for _ in range(rng.choice((1, 2, 2)))]
-        name = " ".join(words).upper()[:longest].strip()
+        words = [rng.choice(kit.words).upper() for _ in range(rng.choice((1, 2, 2)))]
+        name = " ".join(words) if len(" ".join(words)) <= longest else words[0][:longest]
         if longest > 12 and rng.random() < 0.2:
             name = f"{name} {rng.choice(('500G', '1L', 'XL', 'A4', '250ML', '2KG'))}"
-        if name not in names and name not in ("TOTAL", "CASH", "CHANGE", "DATE"):
+        if rng.random() < 0.05:
+            name = f"ITEM {rng.randint(100, 999)}"
+        if name not in (*names, "TOTAL", "CASH", "CHANGE", "DATE"):
             names.append(name)
-        elif rng.random() < 0.2:
-            names.append(f"ITEM {len(names) + 1}{rng.randint(10, 99)}")
     return names
 
 
@@ -245,10 +245,9 @@ def _ask_items(rng: random.Random, asker: Asker, bought: Purchase, paper: Both) 
     names = ", ".join(i.name for i in items)
     count = asker.ask(rng, ITEMS, str(len(items)), str(len(items) + 1), paper=paper)
     true = rng.random() < 0.5
-    other = misread(rng, item.name) if rng.random() < 0.5 else rng.choice(TRADES)
-    has = asker.ask(rng, HAS, *yes(true), item=item.name if true or other in names else other, paper=paper)
-    if not true and other in names:
-        has = count
+    absent = [name for name in (misread(rng, item.name), *rng.sample(TRADES, 2)) if name not in names]
+    other = absent[0] if rng.random() < 0.5 else absent[-1]
+    has = asker.ask(rng, HAS, *yes(true), item=item.name if true else other, paper=paper)
     asked = [count, has, asker.ask(rng, LIST, names, misread(rng, names), brief=False)]
     if item.quantity == 1:
         asked.append(asker.ask(rng, PRICE, money(item.price), money(item.price + 100), item=item.name))

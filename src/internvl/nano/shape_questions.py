@@ -95,7 +95,7 @@ def ask_scene(rng: random.Random, asker: Asker, shapes: Sequence[Shape]) -> tupl
     questions = rng.sample(FURTHER, len(FURTHER))
     found = [asked for question in questions if (asked := question(rng, asker, shapes))]
     total = count_all(rng, asker, shapes)
-    found = [total, *found[: rng.randint(0, 2)]] if rng.random() < 0.6 or not found else found[: rng.randint(1, 3)]
+    found = [total, *found[: rng.randint(0, 2)]] if rng.random() < 0.45 or not found else found[: rng.randint(1, 3)]
     if rng.random() < 0.4:
         rng.shuffle(found)
     return tuple({asked.question: asked for asked in found}.values())
@@ -215,7 +215,7 @@ def place_of(shape: Shape) -> tuple[int, int] | None:
     """(-1, -1) is the top left, (0, 0) the middle; None on a border between two places."""
 
     def third(value: float) -> int | None:
-        return -1 if value < 0.34 else 0 if 0.4 < value < 0.6 else 1 if value > 0.66 else None
+        return -1 if value < 0.3 else 0 if 0.4 < value < 0.6 else 1 if value > 0.7 else None
 
     across, down = third(shape.x), third(shape.y)
     return None if across is None or down is None else (across, down)
@@ -289,6 +289,7 @@ def area(shape: Shape) -> float:
 
 
 FURTHER: tuple[Question, ...] = (
-    count_some, count_some, is_there, is_there, colour_of, kind_of, where, where, furthest, relation, relation, larger,
-    more,
+    count_some, count_some, is_there, colour_of, kind_of, where, where, furthest, furthest, relation, relation,
+    relation, larger, larger, larger, more,
 )  # fmt: skip
+"""Those that many scenes do not allow stand there several times."""

@@ -136,10 +136,10 @@ def place_shapes(rng: random.Random, count: int) -> tuple[Shape, ...]:
     """Shapes in the unit square, one a cell of a grid so that no two touch."""
     side = 2 if count <= 4 and rng.random() < 0.4 else 3 if rng.random() < 0.65 else 4
     cells = rng.sample([(i, j) for i in range(side) for j in range(side)], count)
-    uniform = rng.random() < 0.25
-    kinds = rng.sample(list(SHAPES), 1 if uniform else rng.choice((1, 2, 3, 4)))
-    colours = rng.sample(list(COLOURS), 1 if uniform else rng.choice((1, 2, 3, 4)))
-    same_size = rng.random() < 0.4
+    uniform = rng.random() < 0.2
+    kinds = rng.sample(list(SHAPES), 1 if uniform else rng.randint(1, 5))
+    colours = rng.sample(list(COLOURS), 1 if uniform else rng.randint(1, 6))
+    same_size = rng.random() < 0.3
     size = rng.uniform(0.25, 0.42)
     shapes: list[Shape] = []
     for i, j in cells:
