@@ -19,8 +19,10 @@ from internvl.nano import form
 from internvl.nano.sample import Kit
 from internvl.nano.shapes import draw_scene
 from internvl.nano.talk import TALK
+from internvl.weights.hub import NANO as CHECKPOINT
+from internvl.weights.load import convert
 
-CHECKPOINT = Path(str(files("internvl"))) / "nano" / "checkpoint"
+EXAMPLES = Path(str(files("internvl"))) / "nano" / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -107,5 +109,24 @@ def test_it_names_what_it_never_saw(chat, shared):
     ],
 )
 def test_it_answers_about_the_examples(chat, name, question, wanted):
-    [answer] = chat.batch([(question, [CHECKPOINT.parent / "examples" / name])])
+    [answer] = chat.batch([(question, [EXAMPLES / name])])
     assert answer.text == wanted
+
+
+@pytest.mark.parity
+def test_another_engine_computes_the_same(chat, tmp_path):
+    """In the layout of transformers: the same tokens, and the same scores after three tiles and a question."""
+    transformers = pytest.importorskip("transformers", minversion="5.0", reason="pip install 'internvl[parity]'")
+    convert(CHECKPOINT, tmp_path / "hf", format="hf")
+    theirs = transformers.InternVLForConditionalGeneration.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    question = "What is the total? RM 12.50, café 有几个红色的圆形？"
+    words = chat.encoder.tokenizer.encode(question)
+    assert tokenizer(question)["input_ids"] == words
+    config = chat.model.config
+    ids = torch.tensor([[config.image_token] * (3 * config.slots_per_tile) + words])
+    tiles = torch.randn(3, 3, form.TILE, form.TILE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = chat.model(ids, tiles)
+        torch.testing.assert_close(theirs(input_ids=ids, pixel_values=tiles).logits, ours, rtol=0, atol=1e-4)
+    assert ours.std() > 1

@@ -124,6 +124,10 @@ def test_digits_stand_alone(folders):
     assert len(tokenizer.encode("125012501250")) == 12
 
 
+def test_special_tokens_are_no_text():
+    assert vocab.count_pieces(["<ref>a cat</ref><box>[[1]]</box>"]) == Counter(["a", "Ġcat", "[[", "1", "]]"])
+
+
 def test_learnt_tokens_are_whole_characters():
     counts = vocab.count_pieces(["日月火日月火" * 4, "日木"])
     merges = vocab.learn(counts, vocab.with_characters([], "日月"), 50)

@@ -82,7 +82,7 @@ def read_merges(folder: Path) -> list[Merge]:
 
 
 def count_pieces(texts: Iterable[str]) -> Counter[str]:
-    """How often each piece occurs that no merge crosses, in the letters of bytes."""
+    """How often each piece occurs that no merge crosses, in the letters of bytes; special tokens are no text."""
     cut = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PATTERN), "isolated"),
@@ -91,9 +91,11 @@ def count_pieces(texts: Iterable[str]) -> Counter[str]:
     )
     normal = normalizers.NFC()
     counts: Counter[str] = Counter()
+    special = re.compile("|".join(map(re.escape, SPECIALS)))
     for text, times in Counter(texts).items():
-        for piece, _ in cut.pre_tokenize_str(normal.normalize_str(text)):
-            counts[piece] += times
+        for part in special.split(text):
+            for piece, _ in cut.pre_tokenize_str(normal.normalize_str(part)):
+                counts[piece] += times
     return counts
 
 
