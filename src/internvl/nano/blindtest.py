@@ -205,14 +205,15 @@ LONG = (
     "Extravagance", "Zookeeper",
     "Lumberjack", "Backyard", "Microphone", "Vexingly", "Hydroplaning", "Ambidextrously", "Troublemaking",
 )  # fmt: skip
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+COMMON = "etaoinsrhldcumfpgwybvkxjqz"
+"""The letters from common to rare: of two places the rarer letter is circled, so that no letter is asked too often."""
 
 
 def draw_circled_letter(rng: random.Random, kit: Kit) -> Sample:
     """A word or letters in no order, one of them in a red oval."""
     free = _is_free(rng)
     word = _some_word(rng, kit)
-    place = rng.randrange(len(word))
+    place = max(rng.choices(range(len(word)), k=2), key=lambda i: COMMON.find(word[i].lower()))
     side = rng.choice((672, 768, 900))
     height = round(side * rng.uniform(0.3, 1)) if free else side
     picture = Image.new("RGB", (side, height), off_white(rng) if free else (255, 255, 255))
@@ -254,7 +255,7 @@ def _some_word(rng: random.Random, kit: Kit) -> str:
     if kind < 0.65:
         words = [w for w in rng.choices(kit.words, k=12) if w.isascii() and w.isalpha() and len(w) > 2]
         return rng.choice((str.title, str.lower, str.upper, str.title))(rng.choice(words or list(LONG)))
-    signs = rng.choices(LETTERS, k=rng.randint(3, 20))
+    signs = rng.choices(COMMON, k=rng.randint(3, 20))
     mixed = "".join(rng.choice((c, c.upper())) for c in signs)
     return rng.choice((mixed, mixed, mixed.lower(), mixed.upper()))
 
@@ -350,19 +351,22 @@ def draw_nested_squares(rng: random.Random, kit: Kit) -> Sample:
     count, free = rng.randint(2, 5), _is_free(rng)
     picture = _sheet(rng, free)
     side, pen = picture.width, ImageDraw.Draw(picture)
-    size = rng.uniform(0.35, 0.9) if free else rng.uniform(0.2, 0.45)
-    edge = size / 2 + (0.02 if free else 0.1)
-    x, y = (rng.uniform(edge, 1 - edge) for _ in range(2))
+    sizes = [rng.uniform(0.35, 0.9) if free else rng.uniform(0.2, 0.45)]
+    while len(sizes) < count:
+        sizes.append(sizes[-1] * rng.uniform(0.55, 0.75))
+    gap = min((a - b) / 2 for a, b in itertools.pairwise(sizes))
     width = round(side * rng.uniform(0.004, 0.012)) if free else rng.choice((2, 3, 4))
+    width = max(2, min(width, round(side * gap / 2.5)))  # no two of them run together
+    edge = sizes[0] / 2 + (0.02 if free else 0.1)
+    x, y = (rng.uniform(edge, 1 - edge) for _ in range(2))
     ink = rng.choice(list(STRONG.values())) if free else BLACK
     squares: list[tuple[float, float, float]] = []
-    for _ in range(count):
+    for size, inner in zip(sizes, [*sizes[1:], 0.0], strict=True):
         squares.append((x, y, size))
         box = [(v + half * size / 2) * side for half in (-1, 1) for v in (x, y)]
         pen.rectangle(box, outline=rng.choice(list(STRONG.values())) if free and ink != BLACK else ink, width=width)
-        inner = size * rng.uniform(0.55, 0.75)
         slack = max(0.0, (size - inner) / 2 - max(0.035 * size, 1.5 * width / side + 0.004))
-        x, y, size = x + rng.uniform(-slack, slack), y + rng.uniform(-slack, slack), inner
+        x, y = x + rng.uniform(-slack, slack), y + rng.uniform(-slack, slack)
     wrong = rng.choice([n for n in (count - 1, count + 1) if 2 <= n <= 5])
     turns, false = ask(rng, _square_asks(count), _square_asks(wrong))
     facts = {f"square {i}": " ".join(f"{v:.4f}" for v in s) for i, s in enumerate(squares)}

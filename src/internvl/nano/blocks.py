@@ -79,8 +79,8 @@ def _scatter(rng: random.Random) -> Box:
     for colour in _colours(rng, count):
         for _ in range(12):
             size, walls = rng.choice((10, 20, 30)), rng.choices(WALLS, OFTEN)[0]
-            x = 0 if "l" in walls else SIDE - size if "r" in walls else rng.randint(6, SIDE - size - 6)
-            y = 0 if "t" in walls else SIDE - size if "b" in walls else rng.randint(6, SIDE - size - 6)
+            x = 0 if "l" in walls else SIDE - size if "r" in walls else rng.randint(4, SIDE - size - 4)
+            y = 0 if "t" in walls else SIDE - size if "b" in walls else rng.randint(4, SIDE - size - 4)
             if all(abs(2 * x + size - 2 * o.x - o.size) > size + o.size + 3
                    or abs(2 * y + size - 2 * o.y - o.size) > size + o.size + 3 for o in items):  # fmt: skip
                 items.append(Item(rng.choice(kinds), colour, x, y, size))
@@ -89,9 +89,9 @@ def _scatter(rng: random.Random) -> Box:
 
 
 def paint(rng: random.Random, scene: Scene) -> Image.Image:
-    """As published in three draws of four; else smooth, in other shades and sizes."""
+    """As published in three draws of four; else in other shades and sizes. Drawn three times as large, and shrunk."""
     free = rng.random() < 0.25
-    times = 3 if free else 1
+    times = 3
     shades = {n: tuple(min(255, max(0, v + rng.randint(-25, 25))) if free else v for v in c) for n, c in INKS.items()}
     light, dark = (rng.randint(190, 255), rng.randint(90, 160)) if free else (211, 128)
     picture = Image.new("RGB", (4 * SIDE * times, SIDE * times), (dark,) * 3)
@@ -110,8 +110,8 @@ def paint(rng: random.Random, scene: Scene) -> Image.Image:
                 pen.polygon(((x1, y2), (x2, y2), ((x1 + x2) / 2, y1)), fill=shades[item.colour])
     if free:
         size = rng.choice((300, 400, 400, 480))
-        picture = picture.resize((size, size // 4), Image.Resampling.BOX)
-    return picture
+        return picture.resize((size, size // 4), Image.Resampling.BOX)
+    return picture.reduce(times)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

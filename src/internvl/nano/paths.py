@@ -218,7 +218,7 @@ def draw_grid(rng: random.Random, kit: Kit) -> Sample:
     """A table of 3 to 10 rows and columns, which fills the picture as in the benchmark; its cells empty or of words."""
     free = rng.random() < 1 / 3
     rows = rng.randint(3, 10)
-    columns = rng.randint(3, 10) if free else min(10, max(3, rows + rng.choice((-1, 0, 1))))
+    columns = rng.choice([n for n in range(3, 11) if free or abs(n - rows) <= 1])
     wide, high = (rng.choice((672, 768)),) * 2
     margin_x = margin_y = 0
     if free and rng.random() < 0.7:
