@@ -8,7 +8,7 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from internvl.nano.world import add_noise
+from internvl.nano.shapes import add_noise
 
 WHITE = (255, 255, 255)
 
@@ -32,6 +32,37 @@ def photo(rng: random.Random, picture: Image.Image) -> Image.Image:
     if rng.random() < 0.5:
         picture = recolour(rng, picture, 0.2 if rng.random() < 0.8 else 0.4)
     return _spoil(rng, picture)
+
+
+def trash(rng: random.Random, picture: Image.Image) -> Image.Image:
+    """A thing on a white board lies as it likes: turned by any angle, mirrored either way, then as a photograph."""
+    if rng.random() < 0.7:
+        turn = rng.choice((90, 180, 270)) + (rng.uniform(-25, 25) if rng.random() < 0.4 else 0)
+        edge = np.asarray(picture, np.uint8)[:4].reshape(-1, 3).mean(0)
+        board = (int(edge[0]), int(edge[1]), int(edge[2]))
+        picture = picture.rotate(turn, Image.Resampling.BILINEAR, expand=True, fillcolor=board)
+    if rng.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return photo(rng, picture)
+
+
+def scene_of_flag(rng: random.Random, picture: Image.Image, background: Image.Image) -> Image.Image:
+    """A flag as somebody photographs it: waving, seen from the side, before something else, perhaps cut off."""
+    width = rng.choice((80, 100, 130))
+    size = (width, max(24, round(width * picture.height / picture.width)))
+    cloth, mask = _wave(rng, picture.resize(size, Image.Resampling.BILINEAR), Image.new("L", size, 255))
+    place = (round(size[0] * rng.uniform(1.0, 1.7)), round(size[1] * rng.uniform(1.0, 1.9)))
+    page = background.resize(place, Image.Resampling.BILINEAR)
+    at = (rng.randint(0, place[0] - size[0]), rng.randint(0, place[1] - size[1]))
+    x, y = (rng.uniform(0, 0.12) * size[0] for _ in range(2))
+    corners = (x, y, rng.uniform(0, x), size[1] - y, size[0] - x, size[1] - rng.uniform(0, y), size[0], 0)
+    if rng.random() < 0.6:  # the corners of the picture that become those of the cloth: seen from the side
+        cloth = cloth.transform(size, Image.Transform.QUAD, corners, Image.Resampling.BILINEAR)
+    page.paste(cloth, at, mask)
+    if rng.random() < 0.3:  # only a part of it
+        left, top = (rng.uniform(0, 0.2) * side for side in page.size)
+        page = page.crop((round(left), round(top), page.width - round(left / 2), page.height - round(top / 2)))
+    return _spoil(rng, recolour(rng, page, rng.choice((0.1, 0.2, 0.35))))
 
 
 def icon(rng: random.Random, picture: Image.Image, *, mirror: bool, colours: float = 0.5) -> Image.Image:
