@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -172,16 +173,42 @@ def _better_written_out(q: Tensor, k: Tensor) -> bool:
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
     """The same attention as two products and a softmax; `causal` is aligned to the last key."""
-    groups, (queries, keys) = q.shape[1] // k.shape[1], (q.shape[2], k.shape[2])
+    groups = q.shape[1] // k.shape[1]
     if torch.is_autocast_enabled("cpu"):
         q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    return _WrittenOut.apply(q, k, v, groups, causal)
+
+
+class _WrittenOut(torch.autograd.Function):
+    """Keeps its inputs alone, as the fused kernel does, and weighs the keys again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: int, causal: bool) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.groups, ctx.causal = groups, causal
+        return _weights(q, k, groups, causal) @ v.repeat_interleave(groups, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (q, k, v) = gradients, ctx.saved_tensors
+        weights = _weights(q, k, ctx.groups, ctx.causal)
+        of_weights = gradient @ v.repeat_interleave(ctx.groups, dim=1).mT
+        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_scores *= q.shape[-1] ** -0.5
+        of_q = of_scores @ k.repeat_interleave(ctx.groups, dim=1)
+        of_k, of_v = of_scores.mT @ q, weights.mT @ gradient
+        if ctx.groups > 1:
+            of_k, of_v = (x.unflatten(1, (k.shape[1], ctx.groups)).sum(2) for x in (of_k, of_v))
+        return of_q, of_k, of_v, None, None
+
+
+def _weights(q: Tensor, k: Tensor, groups: int, causal: bool) -> Tensor:
+    """(B, H, T, S): how much each query looks at each key."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.repeat_interleave(groups, dim=1).mT
     if causal:
-        later = torch.ones(queries, keys, dtype=torch.bool).triu(1 + keys - queries)
-        scores = scores.masked_fill(later, float("-inf"))
-    return scores.softmax(dim=-1) @ v
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + scores.shape[-1] - scores.shape[-2])
+        scores.masked_fill_(later, float("-inf"))
+    return scores.softmax(dim=-1)
 
 
 def _with_sinks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor, dropout: float) -> Tensor:
