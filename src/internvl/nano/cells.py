@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from internvl.nano.asking import Asked, Asker, Both, Wordings, some_language, yes
 from internvl.nano.sample import Kit, Sample
-from internvl.nano.shapes import COLOURS
+from internvl.nano.shapes import COLOUR_NAMES, COLOURS
 from internvl.nano.warp import RGB, font_at, paper_colour, photograph, some_font
 
 Grid = tuple[tuple[int, ...], ...]
@@ -82,11 +82,12 @@ def ask_part(rng: random.Random, asker: Asker, grid: Grid) -> Asked:
         count = sum(digit > 0 for digit in row)
         wrong = count + 1 if count == 0 or (count < len(row) and rng.random() < 0.5) else count - 1
         return asker.ask(rng, GIVEN, str(count), str(wrong), row=number)
-    filled = rng.random() < (0.5 if draw < 0.6 else 0.8)
+    free = draw < 0.6 and len({digit > 0 for row in grid for digit in row}) == 2  # as often yes as no
+    filled = rng.random() < (0.5 if free else 0.8)
     places = [(r, c) for r, row in enumerate(grid) for c, d in enumerate(row) if (d > 0) == filled]
     r, c = rng.choice(places or [(0, 0)])
     digit, place = grid[r][c], {"row": str(r + 1), "column": str(c + 1)}
-    if draw < 0.6:
+    if free:
         return asker.ask(rng, FREE, *yes(digit == 0), brief=True, **place)
     other = str(rng.choice([d for d in range(1, 10) if d != digit]))
     wrong = EMPTY if digit and rng.random() < 0.3 else other
@@ -178,10 +179,7 @@ def print_grid(
 
 # ---- small grids -----------------------------------------------------------------------------------------------------
 
-COLOUR_NAMES: tuple[Both, ...] = (
-    ("red", "红色"), ("green", "绿色"), ("blue", "蓝色"), ("yellow", "黄色"), ("orange", "橙色"),
-    ("purple", "紫色"), ("pink", "粉色"), ("brown", "棕色"), ("black", "黑色"), ("gray", "灰色"),
-)  # fmt: skip
+PAINTS: tuple[Both, ...] = tuple(COLOUR_NAMES.values())
 READ_CELLS: Wordings = (
     ("Read the grid: a line a row, with 0 for an empty cell.", "Write the digits of the grid, 0 for an empty cell.",
      "Read this grid. Write one line for each row, with 0 for an empty cell.",
@@ -234,11 +232,11 @@ def draw_cell_grid(rng: random.Random, kit: Kit) -> Sample:
         grid = tuple(tuple(rng.randrange(10) for _ in range(columns)) for _ in range(rows))
         picture = _paint_colours(rng, grid)
         right, wrong = (
-            "\n".join(", ".join(asker.say(COLOUR_NAMES[i]) for i in row) for row in g)
+            "\n".join(", ".join(asker.say(PAINTS[i]) for i in row) for row in g)
             for g in (grid, _one_other(rng, grid, range(10)))
         )
         asked = [asker.ask(rng, READ_COLOURS, right, wrong, brief=False)]
-        asked += [_of_place(rng, asker, COLOUR, grid, COLOUR_NAMES) for _ in range(2)]
+        asked += [_of_place(rng, asker, COLOUR, grid, PAINTS) for _ in range(2)]
     along = rng.random() < 0.5
     number = rows if along else columns
     size = asker.ask(rng, SIZE if along else SIZE_ACROSS, str(number), str(number + rng.choice((-1, 1))))
@@ -291,7 +289,7 @@ def _paint_colours(rng: random.Random, grid: Grid) -> Image.Image:
     edge = rng.choice(((0, 0, 0), (90, 90, 90), (255, 255, 255)))
     for r, row in enumerate(grid):
         for c, value in enumerate(row):
-            red, green, blue = (min(255, max(0, v + rng.randint(-12, 12))) for v in COLOURS[COLOUR_NAMES[value][0]])
+            red, green, blue = (min(255, max(0, v + rng.randint(-12, 12))) for v in COLOURS[PAINTS[value][0]])
             x, y = left + c * wide, top + r * high
             box = (x + gap, y + gap, x + wide - gap, y + high - gap)
             pen.rectangle(box, (red, green, blue), edge, rng.choice((2, 4)))

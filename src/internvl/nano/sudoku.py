@@ -243,6 +243,10 @@ def _relit(rng: random.Random, picture: Image.Image) -> Image.Image:
     return picture if draw < 0.8 else photograph(rng, picture, 0.4, tilt=False)
 
 
+LEAST = 300
+"""Pixels of a web that may be a grid, in a picture of 320."""
+
+
 def find_grid(picture: Image.Image) -> tuple[tuple[float, float], ...] | None:
     """The corners of the largest web of dark lines, as shares, clockwise from the upper left; None without one."""
     scale = 320 / max(picture.size)
@@ -250,10 +254,8 @@ def find_grid(picture: Image.Image) -> tuple[tuple[float, float], ...] | None:
     dark = np.asarray(gray, np.int16) < np.asarray(gray.filter(ImageFilter.BoxBlur(8)), np.int16) - 6
     labels = webs(dark)
     best, found = 0.0, None
-    for label in np.unique(labels)[1:]:
+    for label in np.flatnonzero(np.bincount(labels.ravel())[1:] >= LEAST) + 1:
         ys, xs = np.nonzero(labels == label)
-        if len(xs) < 300:
-            continue
         ends = [int(np.argmin(v)) for v in (xs + ys, ys - xs, -xs - ys, xs - ys)]
         quad = [(xs[i] + 0.5, ys[i] + 0.5) for i in ends]
         pairs = zip(quad, [*quad[1:], quad[0]], strict=True)
