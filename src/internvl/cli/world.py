@@ -26,8 +26,6 @@ def world(
 
     The same command goes on where it was stopped: shards that are there stay.
     """
-    from internvl.nano.fonts import LEARNT, PLAIN, find_fonts
-    from internvl.nano.sample import Kit
     from internvl.nano.world import SKILLS, World
     from internvl.nano.write import plan, write
 
@@ -36,9 +34,7 @@ def world(
         return
     if data is not None and not (data / "caltech101").is_dir():
         raise UsageError(f"{data} has no folder caltech101; expected the folder of the real sets")
-    fonts = find_fonts(LEARNT)
-    kit = Kit(fonts=fonts, plain=tuple(path for path in fonts if path.stem in PLAIN))
-    drawn = World(kit, data)
+    drawn = World.of(data)
     wanted = tuple(name for name in skills.split(",") if name)
     for name in wanted:
         if name not in SKILLS:

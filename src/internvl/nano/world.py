@@ -1,6 +1,6 @@
 """The world that nano learns from: every skill by name, and how to draw any number of samples of it.
 
-    world = World(Kit(fonts=find_fonts(LEARNT)), data=Path("../shared/data"))
+    world = World.of(Path("../shared/data"))
     world.draw("clock", seed=1, number=7)          # the same Sample for ever
 
 Drawn skills need nothing; real ones need the folder `shared/data`. Training draws with seeds from 1 on, seed 0 is kept
@@ -11,15 +11,31 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from internvl.errors import DataError, find
-from internvl.nano import blindtest, charts, clocks, compare, digits, lines, locate, motion, papers, shapes
-from internvl.nano import real, statements, sudoku, tables, talk
+from internvl.nano import (
+    blindtest,
+    cells,
+    charts,
+    clocks,
+    compare,
+    digits,
+    lines,
+    locate,
+    motion,
+    papers,
+    real,
+    shapes,
+    statements,
+    sudoku,
+    tables,
+    talk,
+)
 from internvl.nano.corpus import Corpus
+from internvl.nano.fonts import LEARNT, PLAIN, find_fonts
 from internvl.nano.sample import Drawer, Kit, Sample
 
 WIDE_TILES = 6
@@ -68,7 +84,7 @@ SKILLS: Mapping[str, Skill] = {
     "motion": Skill(draw=motion.draw_motion, rows=4_000),
     "clock": Skill(draw=clocks.draw_clock, rows=10_000, wide=0.1),
     "digits": Skill(draw=digits.draw_digits, rows=8_000),
-    "cells": Skill(draw=sudoku.draw_cell_grid, rows=6_000),
+    "cells": Skill(draw=cells.draw_cell_grid, rows=6_000),
     "sudoku": Skill(draw=sudoku.draw_sudoku, rows=6_000, max_tiles=4),
     "chart": Skill(draw=charts.draw_chart, rows=8_000, max_tiles=4),
     "table": Skill(draw=tables.draw_table, rows=6_000, max_tiles=4),
@@ -90,6 +106,14 @@ class World:
     kit: Kit
     data: Path | None = None
     """The folder with caltech101, emoji, flags, nlvr, sroie, sudoku and trashnet."""
+
+    @classmethod
+    def of(cls, data: Path | None = None, *, families: Sequence[str] = LEARNT) -> World:
+        """The world in the installed fonts of these families, with the words and pictures of `data`."""
+        fonts = find_fonts(families)
+        plain = tuple(path for path in fonts if path.stem in PLAIN)
+        words = Kit.words if data is None else corpus_of(data).words
+        return cls(Kit(fonts, plain, words), data)
 
     @property
     def skills(self) -> tuple[str, ...]:
@@ -114,15 +138,17 @@ class World:
 
 
 @functools.lru_cache(maxsize=1)
+def corpus_of(data: Path) -> Corpus:
+    """The real pictures, read once a process."""
+    return Corpus.read(data)
+
+
+@functools.lru_cache(maxsize=1)
 def real_drawers(data: Path) -> Mapping[str, Drawer]:
-    """By skill; the pictures are read once a process."""
-    return real.drawers(Corpus.read(data))
+    """By skill."""
+    return real.drawers(corpus_of(data))
 
 
 def draw(skill: str, *, seed: int, number: int, kit: Kit, data: Path | None = None) -> Sample:
     """`World(kit, data).draw(skill, ...)`: the shortest way to one sample."""
     return World(kit, data).draw(skill, seed=seed, number=number)
-
-
-Purpose = Literal["label", "pair", "conversation", "preference"]
-"""What rows are read as, see `internvl.data.records`."""

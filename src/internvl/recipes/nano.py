@@ -6,8 +6,8 @@
     internvl train nano_sft                                     everything learns from conversations, packed
     internvl train nano_mpo                                     right answers beside wrong ones
 
-Each stage begins with the model of the one before. How far it goes is one dial, `run.steps`: the steps here are what two
-CPU cores do in some hours; a GPU does a hundred times as many of larger batches in the same time.
+Each stage begins with the model of the one before. How far it goes is one dial, `run.steps`: the steps here are what
+two CPU cores do in some hours.
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ def nano_mpo() -> TrainConfig:
 
 
 def _conversations() -> Data:
-    return Data(
-        path=f"{WORLD}/chat.json", max_length=2048, pack_tokens=4096, pack_tiles=64, workers=1, bad_rows=0.001
-    )
+    return Data(path=f"{WORLD}/chat.json", max_length=2048, pack_tokens=4096, pack_tiles=64, workers=1, bad_rows=0.001)
 
 
 TABLE: Mapping[str, Recipe] = {
