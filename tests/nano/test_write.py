@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from internvl.data.mixture import Mixture, read_meta
 from internvl.data.records import Conversation, Labelled, Pair, Preference
@@ -94,6 +95,17 @@ def test_shards_of_a_plan() -> None:
     shards = plan(WORLD, scale=2500 / SKILLS["clock"].rows, skills=("clock",))
     assert [(shard.index, shard.rows) for shard in shards] == [(0, SHARD), (1, SHARD), (2, 500)]
     assert not {"photo", "flag"} & {shard.skill for shard in plan(WORLD, scale=0.001)}  # no real pictures here
+
+
+def test_a_stage_has_no_skill_that_lacks_its_field_in_any_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(self: World, skill: str, *, seed: int, number: int) -> Sample:
+        picture = Image.new("RGB", (8, 8))
+        return Sample(skill, (picture,), (("What?", "That."),), label="that" if number != 3 else None, wrong="This.")
+
+    monkeypatch.setattr(World, "draw", draw)
+    write(tmp_path, WORLD, scale=5 / SKILLS["clock"].rows, skills=("clock",))
+    assert list(json.loads((tmp_path / "preference.json").read_text(encoding="utf-8"))) == ["clock"]
+    assert json.loads((tmp_path / "labels.json").read_text(encoding="utf-8")) == {}
 
 
 def test_fields_are_only_what_is_known() -> None:

@@ -1,7 +1,7 @@
 """The world written down: WebDataset shards that one stage of training after another reads.
 
     write(Path("runs/nano_world"), world, scale=0.1, seed=1)
-    runs/nano_world/clock-0000.tar      rows: .json and pictures
+    runs/nano_world/clock-0000.tar      rows: .json and pictures; clock-0000.tar.json: which fields all of them have
     runs/nano_world/labels.json         meta files: the same shards read as labelled pictures (tower),
                     pairs.json          as picture and caption (contrastive),
                     chat.json           as conversations (fine-tuning),
@@ -96,20 +96,22 @@ def write(
 
 
 def write_shard(out: Path, world: World, shard: Shard, seed: int) -> None:
-    """Draw its samples and write them as one tar file, under another name until it is whole."""
-    first = shard.index * SHARD
-    labels = set[str]()
+    """Draw its samples and write them as one tar file, whole or not at all, and beside it what all of them have."""
+    first, labels, every = shard.index * SHARD, set[str](), set[str]()
     with tempfile.NamedTemporaryFile(dir=out, suffix=".part", delete=False) as file:
         try:
             with tarfile.open(fileobj=file, mode="w") as tar:
                 for number in range(first, first + shard.rows):
                     sample = world.draw(shard.skill, seed=seed, number=number)
-                    labels |= {sample.label} - {None}
-                    for ending, content in members(sample, f"{shard.skill}-{seed}-{number}"):
+                    row = fields(sample, f"{shard.skill}-{seed}-{number}")
+                    every = set(row) if number == first else every & set(row)
+                    labels |= {row["label"]} if "label" in row else set()
+                    for ending, content in members(sample, row):
                         entry = tarfile.TarInfo(f"{number:07d}.{ending}")
                         entry.size = len(content)
                         tar.addfile(entry, io.BytesIO(content))
-            write_text(out / f"{shard.name}.labels", "".join(f"{label}\n" for label in sorted(labels)))
+            known = {"rows": shard.rows, "fields": sorted(every), "labels": sorted(labels)}
+            write_text(out / f"{shard.name}.json", json.dumps(known, ensure_ascii=False) + "\n")
             os.chmod(file.name, 0o644)
             os.replace(file.name, out / shard.name)
         except BaseException:
@@ -117,11 +119,11 @@ def write_shard(out: Path, world: World, shard: Shard, seed: int) -> None:
             raise
 
 
-def members(sample: Sample, name: str) -> Iterator[tuple[str, bytes]]:
+def members(sample: Sample, row: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     """What the tar file holds of a sample: its fields, and its pictures as JPEG of high quality."""
-    yield "json", json.dumps(fields(sample, name), ensure_ascii=False).encode()
+    yield "json", json.dumps(row, ensure_ascii=False).encode()
     for number, picture in enumerate(sample.pictures):
-        yield f"{number}.jpg", as_jpeg(picture, quality=random.Random(name).randint(88, 97))
+        yield f"{number}.jpg", as_jpeg(picture, quality=random.Random(row["id"]).randint(88, 97))
 
 
 def as_jpeg(picture: Image.Image, *, quality: int) -> bytes:
@@ -148,28 +150,24 @@ def fields(sample: Sample, name: str) -> dict[str, Any]:
 
 
 def write_metas(out: Path) -> None:
-    """The meta files over all shards that are there, one source a skill, with its tiles; and the classes."""
-    shards: dict[str, list[Path]] = {}
-    for path in sorted(out.glob("*-????.tar")):
-        shards.setdefault(path.name[: -len("-0000.tar")], []).append(path)
-    first = {skill: first_row(paths[0]) for skill, paths in shards.items()}
+    """The meta files over all shards that are there, one source a skill, with its tiles; and the classes.
+
+    A skill is a source of a stage if every row of it has what that stage needs.
+    """
+    every: dict[str, set[str]] = {}
+    labels = set[str]()
+    for path in sorted(out.glob("*-????.tar.json")):
+        skill, known = path.name[: -len("-0000.tar.json")], json.loads(path.read_text(encoding="utf-8"))
+        every[skill] = every.get(skill, set(known["fields"])) & set(known["fields"])
+        labels |= set(known["labels"])
     for meta, (kind, field) in METAS.items():
-        entries = {
-            skill: {"annotation": f"{skill}-*.tar", "kind": kind, "max_dynamic_patch": SKILLS[skill].max_tiles}
-            for skill in shards
-            if field in first[skill]
-        }
-        if kind == "conversation":
-            entries |= {
-                f"{skill}, in tiles": {
-                    "annotation": f"{skill}-*.tar", "kind": kind, "max_dynamic_patch": WIDE_TILES,
-                    "repeat_time": SKILLS[skill].wide,
-                }
-                for skill in shards
-                if SKILLS[skill].wide
-            }  # fmt: skip
+        entries: dict[str, Any] = {}
+        for skill in (skill for skill in SKILLS if field in every.get(skill, ())):
+            entry = {"annotation": f"{skill}-*.tar", "kind": kind, "max_dynamic_patch": SKILLS[skill].max_tiles}
+            entries[skill] = entry
+            if kind == "conversation" and (share := SKILLS[skill].wide):
+                entries[f"{skill}, in tiles"] = {**entry, "max_dynamic_patch": WIDE_TILES, "repeat_time": share}
         write_text(out / f"{meta}.json", json.dumps(entries, indent=2) + "\n")
-    labels = {label for path in out.glob("*.tar.labels") for label in path.read_text("utf-8").splitlines()}
     write_text(out / "classes.txt", "".join(f"{label}\n" for label in sorted(labels)))
 
 
@@ -178,11 +176,3 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.part")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
-
-
-def first_row(shard: Path) -> dict[str, Any]:
-    """The fields of its first sample, which tell what a skill's rows can be read as."""
-    with tarfile.open(shard) as tar:
-        entry = tar.next()
-        file = tar.extractfile(entry) if entry is not None else None
-        return {} if file is None else json.load(file)
