@@ -15,7 +15,9 @@ def embed(
         list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures.", show_default=False)
     ] = None,
     text: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A text; may be given several times.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="M", help="Hub id, zoo name or folder. Default: nano.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="M", help="Hub id, zoo name or folder. Default: nano; nano-c has a text side.")
+    ] = None,
     mode: Annotated[Literal["C", "G"], typer.Option(help="How InternVL-14B looks at pictures.")] = "C",
     pool: Annotated[
         Literal["class", "mean"], typer.Option(help="Of a tower: class token, or mean of patches.")

@@ -2,10 +2,10 @@
 
 | part       | form                                                                          | parameters |
 |------------|-------------------------------------------------------------------------------|------------|
-| ViT        | 6 layers, 192 wide, 3 heads of 64, MLP 768, 112 px pictures of 8 x 8 patches  | 2.79 M     |
+| ViT        | 7 layers, 192 wide, 3 heads of 64, MLP 768, 112 px pictures of 8 x 8 patches  | 3.24 M     |
 | pool       | 3 heads, 192 -> 192                                                           | 0.15 M     |
-| text tower | Llama: 3 layers, 128 wide, 4 heads of 32, MLP 384, last token, 128 -> 192     | 0.66 M     |
-| words      | 2048 x 128, SentencePiece with bytes for what it does not know                | 0.26 M     |
+| text tower | Llama: 3 layers, 96 wide, 3 heads of 32, MLP 256, last token, 96 -> 192       | 0.35 M     |
+| words      | 2048 x 96, SentencePiece with bytes for what it does not know                 | 0.20 M     |
 
 There are no queries. The folder is in the layout of InternVL-14B (`num_query_token` 0), its weights in safetensors.
 
@@ -18,6 +18,7 @@ tower of nano, which fit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -46,9 +47,9 @@ SHORT = 4096
 
 CONFIG = PairConfig(
     vision=VisionConfig(
-        image_size=SIZE, patch_size=PATCH, dim=192, layers=6, heads=3, mlp_dim=768, layer_scale=1.0,
+        image_size=SIZE, patch_size=PATCH, dim=192, layers=7, heads=3, mlp_dim=768, layer_scale=1.0,
     ),
-    text=TextConfig(vocab=VOCAB, dim=128, layers=3, heads=4, kv_heads=4, mlp_dim=384, max_positions=128),
+    text=TextConfig(vocab=VOCAB, dim=96, layers=3, heads=3, kv_heads=3, mlp_dim=256, max_positions=128),
     embed_dim=EMBED,
     pool_heads=POOL_HEADS,
     queries=0,
@@ -139,16 +140,15 @@ def make_tokenizer(captions: Iterable[str], *, size: int = VOCAB) -> bytes:
     """
     import sentencepiece
 
-    out = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        rules = Path(folder) / "folding.tsv"
+    out, rules = io.BytesIO(), Path("folding.tsv")
+    texts = [TEXT_PREFIX + clean_caption(caption) for caption in captions]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # the model keeps the name of that file
         rules.write_text("".join(f"{ord(a):X}\t{ord(b):X}\n" for a, b in sorted(folding().items())), encoding="utf-8")
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(TEXT_PREFIX + clean_caption(caption) for caption in captions), model_writer=out,
-                vocab_size=size, model_type="bpe", byte_fallback=True, split_digits=True, character_coverage=0.9999,
-                normalization_rule_tsv=str(rules), unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=1,
-                minloglevel=2,
+                sentence_iterator=iter(texts), model_writer=out, vocab_size=size, model_type="bpe", byte_fallback=True,
+                split_digits=True, character_coverage=0.9999, normalization_rule_tsv=str(rules), unk_id=0, bos_id=1,
+                eos_id=2, pad_id=-1, num_threads=1, minloglevel=2,
             )  # fmt: skip
         except RuntimeError as error:
             raise DataError(f"no vocabulary of {size} pieces can be made of these captions: {error}") from None
