@@ -193,8 +193,8 @@ class _WrittenOut(torch.autograd.Function):
         (gradient,), (q, k, v) = gradients, ctx.saved_tensors
         weights = _weights(q, k, ctx.groups, ctx.causal)
         of_weights = gradient @ v.repeat_interleave(ctx.groups, dim=1).mT
-        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-        of_scores *= q.shape[-1] ** -0.5
+        change = of_weights * weights
+        of_scores = (change - weights * change.sum(dim=-1, keepdim=True)) * q.shape[-1] ** -0.5
         of_q = of_scores @ k.repeat_interleave(ctx.groups, dim=1)
         of_k, of_v = of_scores.mT @ q, weights.mT @ gradient
         if ctx.groups > 1:

@@ -75,7 +75,7 @@ def receipt_fields(corpus: Corpus) -> Drawer:
         if rng.random() < 0.4:
             picture = picture.rotate(rng.uniform(-2, 2), Image.Resampling.BILINEAR, fillcolor=(255, 255, 255))
         light = rng.uniform(0.8, 1.1)
-        picture = picture.point(lambda value: min(255, round(value * light)))
+        picture = picture.point([min(255, round(value * light)) for value in range(256)] * 3)
         known = [key for key in KEYS if item.facts["key"].get(key, "").strip()]
         turns: list[Turn] = []
         for key in rng.sample(known, min(len(known), rng.randint(1, 3))):
