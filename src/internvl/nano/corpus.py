@@ -16,7 +16,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Corpus:
 
         Raises DataError where one of the sets is missing.
         """
-        flags, icons, receipts = (_split(items) for items in (read_flags(data), read_icons(data), read_receipts(data)))
+        flags, icons, receipts = (split(items) for items in (read_flags(data), read_icons(data), read_receipts(data)))
         photos = tuple(read_named(data, "photo", "caltech101/train.jsonl"))
         training = {"photo": photos, "trash": tuple(read_named(data, "trash", "trashnet/train.jsonl"))}
         held_out = {"photo": tuple(read_named(data, "photo", "caltech101/test.jsonl")),
@@ -123,7 +123,7 @@ def is_held_out(item: Item) -> bool:
     return item.skill == "receipt" and share(item.facts["shop"], 7)
 
 
-def _split(items: Iterator[Item]) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+def split(items: Iterable[Item]) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
     """Learnt and held out; an icon is held out only if the other drawing of the same thing is learnt."""
     everything = tuple(items)
     other = {item.facts["code"] for item in everything if item.facts.get("style") == "noto"}
@@ -243,11 +243,11 @@ def collect_words(data: Path) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=32)
 def decoded(archive: Path, member: str) -> Image.Image:
     """A picture out of an archive, RGB; the same object for the last few that were asked for."""
-    return Image.open(io.BytesIO(_opened(archive, os.getpid()).read(member))).convert("RGB")
+    return Image.open(io.BytesIO(opened(archive, os.getpid()).read(member))).convert("RGB")
 
 
 @functools.lru_cache(maxsize=16)
-def _opened(archive: Path, process: int) -> zipfile.ZipFile:
+def opened(archive: Path, process: int) -> zipfile.ZipFile:
     """Kept open; each process opens its own, for a shared one would move under the other's hands."""
     del process
     return zipfile.ZipFile(archive)
