@@ -137,8 +137,8 @@ def draw_flag(deck: Deck, photos: Deck, rng: random.Random, kit: Kit) -> Sample:
     picture = _flag_picture(rng, item, photos)
     chinese = item.facts.get("country_zh")
     if chinese and rng.random() < 0.13:
-        others = [other.facts["country_zh"] for other in rng.sample(deck.items, 9) if other.facts.get("country_zh")]
-        wrong = next((name for name in others if name != chinese), None)
+        others = [rng.choice(deck.items).facts.get("country_zh") for _ in range(9)]
+        wrong = next((name for name in others if name and name != chinese), None)
         return _sample("flag", picture, [(rng.choice(CHINESE["flag"]), chinese)], item.name, wrong, rng)
     turns = [naming(rng, "flag", item.name)]
     capital, region = item.facts.get("capital"), item.facts.get("region")
