@@ -45,7 +45,7 @@ def check(learnt: Iterable[Shown], kept: Iterable[Shown]) -> list[tuple[str, str
 
 
 def without_twins(items: Iterable[Some], learnt: Iterable[Shown]) -> tuple[Some, ...]:
-    """Leave out pictures that are among the learnt ones, exactly or nearly; in Caltech-101's official split some are."""
+    """Leave out pictures that are among the learnt ones, exactly or nearly: in Caltech-101's own split some are."""
     items = tuple(items)
     twins = {j for _, j in _same(_Looks.of(learnt), _Looks.of(items))}
     return tuple(item for j, item in enumerate(items) if j not in twins)
