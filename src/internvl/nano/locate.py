@@ -40,8 +40,8 @@ WHAT_IS_IN: Wordings = (
     ("{box}里是什么?", "这个区域是什么:{box}", "描述这个区域:{box}"),
 )  # fmt: skip
 IS_IT_IN: Wordings = (
-    ("Is the {thing} in {box}?", "Is there a {thing} in {box}?", "Does {box} show the {thing}?",
-     "Is it a {thing} that {box} shows?"),
+    ("Is the {thing} in {box}?", "Can the {thing} be seen in {box}?", "Does {box} show the {thing}?",
+     "Is it the {thing} that {box} shows?"),
     ("{box}里是{thing}吗?", "{thing}在{box}里吗?"),
 )  # fmt: skip
 ROUGH: tuple[tuple[tuple[int, int], Both], ...] = (
