@@ -30,7 +30,7 @@ MAY_IMPORT = {  # package -> the siblings it may import, beside `errors`, which 
     "evaluation": "inference data metrics weights zoo",
     "export": "models weights data",
     "serving": "inference data weights export",
-    "recipes": "training data zoo",
+    "recipes": "training data zoo nano",
     "nano": "models data metrics",
     "__main__": "cli",
 }

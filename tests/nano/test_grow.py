@@ -135,19 +135,13 @@ def test_what_cannot_grow_is_refused(pair, tokenizers):
         grow.grow(old.state_dict(), grow.parts_of(*tokenizers), wide)
 
 
-def test_a_checkpoint_grows_into_the_form(tokenizers, tmp_path, monkeypatch):
+def test_a_checkpoint_grows_into_the_form(tokenizers, tmp_path):
     import internvl
 
-    monkeypatch.setattr(form, "VOCAB", 290)
-    monkeypatch.setitem(form.TEXT, "num_hidden_layers", 1)
-    image_token = Tokenizer.from_folder(tokenizers[0]).special("<IMG_CONTEXT>").id
-    monkeypatch.setattr(form, "VOCAB", Tokenizer.from_folder(tokenizers[0]).vocab_size)
-    model = ChatModel(form.chat_config(image_token))
-    initialise(model, seed=3)
-    form.write_checkpoint(model.state_dict(), tokenizers[0], tmp_path / "old")
-    monkeypatch.setattr(form, "VOCAB", 330)
-    monkeypatch.setitem(form.TEXT, "num_hidden_layers", 2)
-    grow.grow_checkpoint(tmp_path / "old", tokenizers[1], tmp_path / "new")
+    one = form.Sizes(form.VISION, {**form.TEXT, "num_hidden_layers": 1}, 0)
+    form.write_fresh(tokenizers[0], tmp_path / "old", one, seed=3)
+    two = form.Sizes(form.VISION, {**form.TEXT, "num_hidden_layers": 2}, 330)
+    grow.grow_checkpoint(tmp_path / "old", tokenizers[1], tmp_path / "new", sizes=two)
     grown = internvl.load(tmp_path / "new", dtype=torch.float32)
     assert (grown.config.text.vocab, grown.config.text.layers) == (330, 2)
     ids = torch.arange(10)[None]  # bytes, the same in both

@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,31 @@ VOCAB = 4096
 TILE, PATCH, MAX_TILES = 112, 14, 6
 """A picture is seen in up to six tiles, in the grid nearest to its aspect, and once more as a whole."""
 SHARD_BYTES = 15_000_000
+EMBEDDED = Path(__file__).parent / "checkpoint"
+TOKENIZER = ("added_tokens.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")
 
 VISION = {"hidden_size": 192, "num_hidden_layers": 8, "num_attention_heads": 3, "intermediate_size": 768}
 TEXT = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "num_key_value_heads": 1,
         "intermediate_size": 512, "max_position_embeddings": 4096}  # fmt: skip
 ROPE_THETA, EPS = 10000.0, 1e-6
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What may differ between models of this form; names are those of a published config."""
+
+    vision: Mapping[str, int]
+    text: Mapping[str, int]
+    vocab: int
+
+
+NANO = Sizes(VISION, TEXT, VOCAB)
+SMALL = Sizes(
+    {**VISION, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 512},
+    {**TEXT, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 384},
+    VOCAB,
+)
+"""Learns one or two simple things in minutes on a CPU."""
 
 ENCODING = EncoderConfig(
     template="internvl2_5", system_message=SYSTEM_MESSAGE, tile_size=TILE, slots_per_tile=(TILE // PATCH // 2) ** 2,
@@ -43,21 +64,22 @@ ENCODING = EncoderConfig(
 )  # fmt: skip
 
 
-def chat_config(image_token: int) -> ChatConfig:
+def chat_config(image_token: int, sizes: Sizes = NANO) -> ChatConfig:
     """The same form as values of this package."""
+    see, say = sizes.vision, sizes.text
     vision = VisionConfig(
-        image_size=TILE, patch_size=PATCH, dim=VISION["hidden_size"], layers=VISION["num_hidden_layers"],
-        heads=VISION["num_attention_heads"], mlp_dim=VISION["intermediate_size"], layer_scale=1.0,
+        image_size=TILE, patch_size=PATCH, dim=see["hidden_size"], layers=see["num_hidden_layers"],
+        heads=see["num_attention_heads"], mlp_dim=see["intermediate_size"], layer_scale=1.0,
     )  # fmt: skip
     text = TextConfig(
-        vocab=VOCAB, dim=TEXT["hidden_size"], layers=TEXT["num_hidden_layers"], heads=TEXT["num_attention_heads"],
-        kv_heads=TEXT["num_key_value_heads"], mlp_dim=TEXT["intermediate_size"], eps=EPS,
-        max_positions=TEXT["max_position_embeddings"], rope_theta=ROPE_THETA, qkv_bias=True,
+        vocab=sizes.vocab, dim=say["hidden_size"], layers=say["num_hidden_layers"], heads=say["num_attention_heads"],
+        kv_heads=say["num_key_value_heads"], mlp_dim=say["intermediate_size"], eps=EPS,
+        max_positions=say["max_position_embeddings"], rope_theta=ROPE_THETA, qkv_bias=True,
     )  # fmt: skip
     return ChatConfig(vision=vision, text=text, image_token=image_token)
 
 
-def published_config(ids: Mapping[str, int]) -> dict[str, Any]:
+def published_config(ids: Mapping[str, int], sizes: Sizes = NANO) -> dict[str, Any]:
     """`config.json` in the custom-code layout; `ids` are those of the special tokens."""
     module = "internvl_chat.InternVLChat"
     return {
@@ -70,14 +92,14 @@ def published_config(ids: Mapping[str, int]) -> dict[str, Any]:
         "downsample_ratio": 0.5,
         "dynamic_image_size": True,
         "force_image_size": TILE,
-        "hidden_size": TEXT["hidden_size"],
+        "hidden_size": sizes.text["hidden_size"],
         "llm_config": {
-            **TEXT,
+            **sizes.text,
             "rope_theta": ROPE_THETA,
             "rms_norm_eps": EPS,
             "architectures": ["Qwen2ForCausalLM"],
             "model_type": "qwen2",
-            "vocab_size": VOCAB,
+            "vocab_size": sizes.vocab,
             "hidden_act": "silu",
             "attention_dropout": 0.0,
             "initializer_range": 0.02,
@@ -103,7 +125,7 @@ def published_config(ids: Mapping[str, int]) -> dict[str, Any]:
         "use_llm_lora": 0,
         "use_thumbnail": True,
         "vision_config": {
-            **VISION,
+            **sizes.vision,
             "architectures": ["InternVisionModel"],
             "model_type": "intern_vit_6b",
             "image_size": TILE,
@@ -125,16 +147,30 @@ def published_config(ids: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def write_checkpoint(tensors: Mapping[str, Any], tokenizer: Path, folder: Path) -> None:
+def write_fresh(tokenizer: Path, folder: Path, sizes: Sizes, *, seed: int) -> None:
+    """A checkpoint of random weights, with the words of `tokenizer`, however many these are."""
+    from internvl.models.chat import ChatModel
+    from internvl.models.init import initialise
+
+    ids = json.loads((tokenizer / "added_tokens.json").read_text(encoding="utf-8"))
+    sizes = replace(sizes, vocab=1 + max(ids.values()))
+    model = ChatModel(chat_config(ids["<IMG_CONTEXT>"], sizes))
+    initialise(model, seed=seed)
+    write_checkpoint(model.state_dict(), tokenizer, folder, sizes)
+
+
+def write_checkpoint(tensors: Mapping[str, Any], tokenizer: Path, folder: Path, sizes: Sizes = NANO) -> None:
     """Write a published checkpoint, whole or not at all: weights in bf16, configs, the files of `tokenizer`."""
     ids = json.loads((tokenizer / "added_tokens.json").read_text(encoding="utf-8"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         new = Path(name) / "new"
-        shutil.copytree(tokenizer, new)
+        new.mkdir()
+        for file in TOKENIZER:
+            shutil.copy(tokenizer / file, new)
         write_weights(tensors, new)
         side = {"size": TILE, "crop_size": TILE}
-        write_json(new / "config.json", published_config(ids))
+        write_json(new / "config.json", published_config(ids, sizes))
         write_json(new / "generation_config.json", {"eos_token_id": ids["<|im_end|>"]})
         write_json(
             new / "preprocessor_config.json",

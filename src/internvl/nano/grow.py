@@ -114,16 +114,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     }
 
 
-def grow_checkpoint(old: Path, tokenizer: Path, out: Path, *, seed: int = 0) -> None:
+def grow_checkpoint(old: Path, tokenizer: Path, out: Path, *, sizes: form.Sizes = form.NANO, seed: int = 0) -> None:
     """Write nano in today's form, with this tokenizer, out of a checkpoint of a smaller form."""
     image_token = _ids(tokenizer, "added_tokens.json")["<IMG_CONTEXT>"]
-    tensors = grow(read_weights(old), parts_of(old, tokenizer), form.chat_config(image_token), seed=seed)
-    form.write_checkpoint(tensors, tokenizer, out)
+    tensors = grow(read_weights(old), parts_of(old, tokenizer), form.chat_config(image_token, sizes), seed=seed)
+    form.write_checkpoint(tensors, tokenizer, out, sizes)
 
 
 def main() -> None:
-    from internvl.nano.fonts import LEARNT, PLAIN, find_fonts
-    from internvl.nano.sample import Kit
     from internvl.nano.world import World
 
     parser = argparse.ArgumentParser(description="Grow a checkpoint of nano into today's form.")
@@ -132,7 +130,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the grown one is written")
     parser.add_argument("--draws", type=int, default=200, help="samples of each skill whose words are counted")
     args = parser.parse_args()
-    world = World(Kit(fonts=find_fonts(LEARNT), plain=find_fonts(PLAIN)), args.data)
+    world = World.of(args.data)
     texts = [*vocab.written(args.data), *vocab.common(), *vocab.said(world, args.draws)]
     characters = vocab.characters_of(texts) + vocab.COMMON + vocab.SIGNS
     with tempfile.TemporaryDirectory() as folder:
