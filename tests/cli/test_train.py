@@ -267,3 +267,17 @@ def test_two_processes_from_the_command_line(data, golden, tmp_path):
     assert len(answers) == 4
     assert {json.loads(line)["expected"] for line in answers} == {CONVERSATION["conversations"][1]["value"]}
     assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_a_recipe_writes_what_it_reads_before_it_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    few = ("run.steps=2", "run.device=cpu", "run.eval_every=0", "data.held_out_rows=2", "data.workers=0")
+    monkeypatch.setattr("internvl.recipes.nano.SMALL_SCALE", 0.001)
+    assert run(["train", "nano_small", "--dry-run"]) == 2  # nothing is written for that
+    assert "there is no runs/nano_small_world/chat.json" in capsys.readouterr().err
+    assert run(["train", "nano_small", *few]) == 0
+    assert "finished after 2 steps" in capsys.readouterr().out
+    kept = (tmp_path / "runs/nano_small_world/two_circles-0000.tar").stat().st_mtime_ns
+    assert run(["train", "nano_small", *few, "run.steps=3"]) == 0
+    assert "finished after 3 steps" in capsys.readouterr().out
+    assert (tmp_path / "runs/nano_small_world/two_circles-0000.tar").stat().st_mtime_ns == kept

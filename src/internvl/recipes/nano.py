@@ -83,6 +83,7 @@ def nano_mpo() -> TrainConfig:
 
 
 SMALL = "runs/nano_small"
+SMALL_SCALE = 0.6
 SMALL_SKILLS = ("two_circles", "squares", "digits")
 
 
@@ -111,8 +112,8 @@ def prepare_small(config: TrainConfig) -> None:
     from internvl.nano.write import write
 
     world = World.of()
-    write(Path(f"{SMALL}_world"), world, scale=0.6, skills=SMALL_SKILLS)
-    write(Path(f"{SMALL}_held_out"), world, scale=0.01, seed=2, skills=SMALL_SKILLS)
+    write(Path(f"{SMALL}_world"), world, scale=SMALL_SCALE, skills=SMALL_SKILLS)
+    write(Path(f"{SMALL}_held_out"), world, scale=SMALL_SCALE / 60, seed=2, skills=SMALL_SKILLS)
     if not Path(f"{SMALL}_start").exists():
         form.write_fresh(form.EMBEDDED, Path(f"{SMALL}_start"), form.SMALL, seed=config.run.seed)
 
