@@ -67,7 +67,7 @@ class Corpus:
 
     @classmethod
     def read(cls, data: Path) -> Corpus:
-        """Read what is known of the pictures of `shared/data` that nano uses, 9,500 or so.
+        """Read what is known of the pictures of `shared/data` that nano uses, 14,000 or so.
 
         Raises DataError where one of the sets is missing.
         """
