@@ -43,9 +43,13 @@ def nano_tower() -> TrainConfig:
 
 
 def nano_align() -> TrainConfig:
-    """Projector and decoder of nano meet the tower of `nano_tower`, which stays as it is."""
+    """Projector and decoder of nano meet the tower of `nano_tower`, which stays as it is.
+
+    350 steps of one pack brought the loss of an answer's token from 3.6 to 1.2 where the decoder was grown out of a
+    smaller one; twelve minutes on one core of an x86 machine with avx512_bf16.
+    """
     return TrainConfig(
-        start=Start(vision=finished("nano_tower")),
+        start=Start(model="nano", vision=finished("nano_tower")),
         learn=Learn(vision=False),
         data=_conversations(),
         optim=Optim(lr=2e-3, weight_decay=0.02, decay_all=False, betas=(0.9, 0.98), warmup=100, floor=0.2),
@@ -55,12 +59,16 @@ def nano_align() -> TrainConfig:
 
 
 def nano_sft() -> TrainConfig:
-    """All of nano learns from the conversations of the world, in packs, with dynamic tiles."""
+    """All of nano learns from the conversations of the world, in packs, with dynamic tiles.
+
+    The tower learns at less than half the rate of the rest. A step of two packs is about 68 samples and 130 tiles, and takes
+    some 4 s on one core of an x86 machine with avx512_bf16; under torchrun every rank has packs of its own.
+    """
     return TrainConfig(
         start=Start(model=finished("nano_align")),
         data=_conversations(),
         optim=Optim(
-            lr=1.5e-3, vision_lr=5e-4, weight_decay=0.05, decay_all=False, betas=(0.9, 0.98), warmup=200, floor=0.02
+            lr=7e-4, vision_lr=3e-4, weight_decay=0.05, decay_all=False, betas=(0.9, 0.98), warmup=200, floor=0.02
         ),
         run=Run(out="runs/nano_sft", steps=5000, batch=2, save_every=500, keep=1, log_every=10),
         parallel=PLAIN,
