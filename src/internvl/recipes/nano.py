@@ -61,8 +61,8 @@ def nano_align() -> TrainConfig:
 def nano_sft() -> TrainConfig:
     """All of nano learns from the conversations of the world, in packs, with dynamic tiles.
 
-    The tower learns at less than half the rate of the rest. A step of two packs is about 68 samples and 130 tiles, and takes
-    some 4 s on one core of an x86 machine with avx512_bf16; under torchrun every rank has packs of its own.
+    The tower learns at less than half the rate of the rest. A step of two packs, some 68 samples and 130 tiles, takes
+    about 4 s on one core of an x86 machine with avx512_bf16; under torchrun every rank has packs of its own.
     """
     return TrainConfig(
         start=Start(model=finished("nano_align")),
