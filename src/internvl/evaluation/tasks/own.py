@@ -71,7 +71,7 @@ def mark_name(sample: Sample, answer: str, *, compat: Compat) -> Mark:
 
 NAMED = mean_of_parts("mentioned", by=("held_out", "style", "group"))
 BRIEF = Settings(max_new_tokens=40, max_tiles=1)
-"""One tile holds these small pictures, and is what the embedded model learnt with; lines may want `--max-tiles 6`."""
+"""One tile holds these small pictures, and is what the embedded model learnt with."""
 
 # ---- receipts --------------------------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ LINES = Benchmark(
     sources=(Source("shared", files("sroie", "train.jsonl", "images.zip"), read_lines),),
     mark=mark_line,
     summarise=summarise_lines,
-    settings=BRIEF,
+    settings=Settings(max_new_tokens=40, max_tiles=4),
     note="Lines of up to 20 characters from every seventh shop of the official training split, cut out by their boxes.",
 )
 
