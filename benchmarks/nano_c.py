@@ -35,7 +35,7 @@ ICON = ("an emoji of {c}", "an icon of {c}", "{c} emoji")
 SCENES = 200
 
 
-def interval(right: int, count: int) -> tuple[float, float]:
+def interval(right: int, count: int) -> tuple[float, ...]:
     """95 % of Wilson's kind (Wilson 1927), in percent.
 
     >>> [round(end) for end in interval(50, 100)]

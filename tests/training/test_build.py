@@ -11,11 +11,13 @@ import typer
 from internvl.cli.train import _run as run_as_told
 from internvl.cli.train import held_out_answers
 from internvl.data.mixture import Source
+from internvl.data.pair_batch import RandomCrop
 from internvl.errors import ConfigError, UsageError
 from internvl.training import build, loop
 from internvl.training.config import Aim, Data, Learn, Run, TrainConfig
 from internvl.training.logs import read_log
 from internvl.training.run import train
+from internvl.training.start import begin
 from internvl.training.world import World
 from internvl.weights.load import load_encoder
 from tests.conftest import golden
@@ -270,6 +272,14 @@ def test_pairs_learn_and_are_measured_on_held_out_rows(tmp_path):
     assert {"loss", "itm", "itc", "match_own"} <= result.held_out.keys()
     assert result.best == 2
     assert json.loads((result.model / "config.json").read_text())["vision_config"]["image_size"] == 56
+
+
+def test_how_much_of_a_pairs_picture_is_seen_is_as_asked(tmp_path):
+    plan = pairs(tmp_path)
+    plan = replace(plan, data=replace(plan.data, part=0.9, mirror=0.0))
+    begun = begin(plan.start)
+    assert build.prepare(plan, begun).augment == RandomCrop(scale=(0.9, 1.0), flip=0.0)
+    assert build.prepare(plan, begun, augment=False).augment is None
 
 
 def test_a_plain_internvl_c_is_told_at_the_start_what_it_cannot_learn(tmp_path):
