@@ -27,7 +27,8 @@ def wheel(tmp_path_factory):
 def test_it_is_small_and_complete(wheel):
     assert wheel.stat().st_size < LIMIT
     names = set(zipfile.ZipFile(wheel).namelist())
-    needed = ["internvl/py.typed", "internvl/nano/card.md", "internvl/nano/checkpoint/model.safetensors"]
+    needed = ["internvl/py.typed", "internvl/nano/card.md", "internvl/nano/checkpoint/model.safetensors",
+              "internvl/nano/pair/model.safetensors", "internvl/nano/pair/tokenizer.model"]  # fmt: skip
     assert not [name for name in needed if name not in names]
     assert any(name.startswith("internvl/nano/examples/") for name in names)
     strangers = {name.split("/")[0] for name in names} - {"internvl"}

@@ -26,6 +26,7 @@ from internvl.recipes import (
     mini_internvl,
     mpo,
     nano,
+    nano_c,
     retrieval,
     second_finetune,
 )
@@ -36,7 +37,7 @@ GROUPS: Mapping[str, Mapping[str, Recipe]] = {
     "any model, any data": general.TABLE,
     "fine-tune a released model": second_finetune.TABLE,
     "preference optimisation": mpo.TABLE,
-    "the embedded nano": nano.TABLE,
+    "the embedded nano": {**nano.TABLE, **nano_c.TABLE},
     "domains": mini_internvl.TABLE,
     "InternVL 1.2 and 1.5 from parts": internvl1.TABLE,
     "InternVL 2.5 from parts": internvl2_5.TABLE,
