@@ -141,11 +141,12 @@ def mark_absent(sample: Sample, answer: str, *, compat: Compat) -> Mark:
 
 
 def summarise_absent(rows: Sequence[Marked]) -> Scores:
-    """All, then those about absent and about present things, how often yes was said, and F1 with yes as positive."""
+    """All, how often yes was said, F1 with yes as positive, and those about present and about absent things. An answer
+    that says neither is no yes, and always wrong."""
     scores = mean_score(by=("category",))(rows)
     if scores.withheld:
         return scores
-    count = confusion([(row.sample.answer, row.mark.parsed or "other") for row in rows])
+    count = confusion([(row.sample.answer, "yes" if row.mark.parsed == "yes" else "no") for row in rows])
     values: Mapping[str, float] = {**scores.values, "yes ratio": 100 * count.yes_ratio, "F1": 100 * count.f1}
     for figure, truth in (("present", "yes"), ("absent", "no")):
         part = [row.mark.score or 0.0 for row in rows if row.sample.answer == truth]
