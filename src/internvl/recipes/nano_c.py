@@ -1,17 +1,19 @@
 """nano-c, the embedded sibling that searches: an InternVL-C of small sizes learns by contrast from nano's world.
 
-    python -m internvl.nano.form_c runs/nano_c_start --world runs/nano_world --tower runs/nano_tower/model
+    internvl world runs/nano_world --data ../shared/data
+    internvl train nano_tower
     internvl train nano_c                           runs/nano_c/model
 
-The first command writes the folder to begin with: the vocabulary is made of the world's captions, the tower is that of
-nano after its classes were learnt, without its last blocks.
+What it begins with is written when it is not there: the vocabulary is made of the world's captions, the tower is that
+of nano after its classes were learnt, without its last block, or random where there is none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from internvl.recipes.recipe import Recipe
+from internvl.recipes.recipe import Recipe, finished
 from internvl.training.config import Aim, Data, Optim, Parallel, Run, Start, TrainConfig
 
 
@@ -34,4 +36,14 @@ def nano_c() -> TrainConfig:
     )  # fmt: skip
 
 
-TABLE: Mapping[str, Recipe] = {"nano_c": Recipe(make=nano_c)}
+def prepare(config: TrainConfig) -> None:
+    """Write the untrained model that the run begins with, if it is not there."""
+    from internvl.nano import form_c
+
+    start, tower = Path(str(config.start.model)), Path(finished("nano_tower"))
+    if not start.exists():
+        world = Path(config.data.path).parent
+        form_c.begin(start, world, tower=tower if tower.exists() else None, seed=config.run.seed)
+
+
+TABLE: Mapping[str, Recipe] = {"nano_c": Recipe(make=nano_c, prepare=prepare)}
