@@ -90,6 +90,8 @@ TILES = {"sudoku": 4, "nlvr": 4}
 """Where nano learnt with fewer tiles than the benchmark gives."""
 COLUMNS = 4
 """Of a benchmark with many tasks, so many times the rows."""
+PAPERS = 4
+"""Of drawn papers, which have the most tiles, the rows divided by this."""
 NEAR = {"photo": "caltech101", "trash": "trashnet", "sudoku": "sudoku", "nlvr": "nlvr", "receipt": "receipts-unseen",
         "flag": "flags", "icon": "emoji"}  # fmt: skip
 """What training reads, and the benchmark whose pictures must not be among it."""
@@ -180,7 +182,8 @@ def measure_skills(chat: Chat, world: World, limit: int) -> tuple[list[dict[str,
         if about.draw is None:
             continue
         started = time.perf_counter()
-        samples = [world.draw(skill, seed=EXAM_SEED, number=number) for number in range(limit)]
+        rows_here = max(1, limit // PAPERS) if about.max_tiles >= 12 else limit
+        samples = [world.draw(skill, seed=EXAM_SEED, number=number) for number in range(rows_here)]
         answers = ask_skill(chat, samples, about.max_tiles)
         pairs = [(answer, sample.turns[0][1]) for answer, sample in zip(answers, samples, strict=True)]
         right = [answer.casefold() == wanted.casefold() for answer, wanted in pairs]
@@ -279,10 +282,9 @@ def table(card: Mapping[str, Any]) -> str:
         if row["value"] is not None:
             lines.append(f"| {row['title']} | {row['goal']} | {cell(row)} | {row['rows']:,} | {row['published']} |")
     taken = card["first token"]
-    lines.append(
-        f"| first token about a photograph, two threads | ≤ 1 s | {taken['median']:.2f} s ({taken['fastest']:.2f} "
-        f"to {taken['slowest']:.2f}); {taken['one thread']:.2f} s of one processor | {taken['photographs']} | |"
-    )
+    span = f"{taken['median']:.2f} s ({taken['fastest']:.2f} to {taken['slowest']:.2f})"
+    span = f"{span}; {taken['one thread']:.2f} s of processor time on one thread"
+    lines.append(f"| first token about a photograph, two threads | ≤ 1 s | {span} | {taken['photographs']} | |")
     missing = [row["title"] for row in card["benchmarks"] if row["value"] is None]
     lines += [f"\nNot measured: {'; '.join(missing)}."] if missing else []
     lines += ["", "Ours in percent, in brackets the 95 % interval. Drawn skills, in fonts that are not learnt, by",
@@ -292,7 +294,8 @@ def table(card: Mapping[str, Any]) -> str:
         lines.append(f"| {row['skill']} | {cell(row)} | {row['rows']:,} | {row['character error rate']:.1f} % |")
     if card["leaks"]:
         lines += ["", "Pictures of these benchmarks compared with those that training reads; nearly the same are also",
-                  "drawings that differ in a detail:", ""]  # fmt: skip
+                  "drawings that differ in a detail. Towers of a few blocks, in NLVR, are equal by chance, under other",
+                  "statements:", ""]  # fmt: skip
         lines += ["| benchmark | pictures | learnt | the same | nearly the same |", "|---|---|---|---|---|"]
         for name, leak in card["leaks"].items():
             cells = " | ".join(f"{leak[key]:,}" for key in ("pictures", "learnt", "exact", "near"))
