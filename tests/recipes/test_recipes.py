@@ -169,11 +169,7 @@ def test_pixel_shuffle_is_as_released(shared):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        n
-        for n in NAMES
-        if recipes.table()[n].make().data.batching == "packed" and n not in OURS
-    ],
+    [n for n in NAMES if recipes.table()[n].make().data.batching == "packed" and n not in OURS],
 )
 def test_packs_of_the_published_recipes(name):
     config, late = recipes.find(name).make(), name.startswith("internvl3_5")
