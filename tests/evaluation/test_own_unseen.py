@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 from internvl.errors import DataError
 from internvl.evaluation.benchmark import Marked
 from internvl.evaluation.folder import Folder
+from internvl.evaluation.lookup import SUITES, spelt_out
+from internvl.evaluation.planning import Subset, plan
 from internvl.evaluation.tasks import TABLE
 from internvl.evaluation.tasks.flag_renderings import RENDERINGS, render
 from internvl.evaluation.tasks.own import share
@@ -195,3 +197,13 @@ def test_the_real_flags_and_receipts(shared):
     every = {s.id: s for s in samples_of(folder, "receipts")}
     assert [s.id for s in receipts] == [s.id for s in every.values() if s.facts["held_out"]]
     assert all(s.prompt == every[s.id].prompt for s in receipts)
+
+
+# ---- asked together --------------------------------------------------------------------------------------------------
+
+
+def test_a_suite_is_asked_by_one_name(shared):
+    assert spelt_out(["nano-exam", "absent", "pope", "pope"]) == [*SUITES["nano-exam"], "pope"]
+    assert not set(SUITES) & set(TABLE)
+    for name in SUITES["nano-exam"]:
+        assert len(plan(TABLE[name], shared / "data", subset=Subset(drawn=3)).samples) == 3

@@ -203,7 +203,7 @@ def _numbers(seeds: str) -> list[int]:
 
 def _planned(words: Sequence[str], wanted: Wanted, change: Change, seeds: Sequence[int]) -> list[Task]:
     """Every task with its samples, before any model is loaded."""
-    from internvl.evaluation.lookup import named
+    from internvl.evaluation.lookup import named, spelt_out
     from internvl.evaluation.planning import Subset, plan
     from internvl.evaluation.ranks import Ranks
 
@@ -212,7 +212,7 @@ def _planned(words: Sequence[str], wanted: Wanted, change: Change, seeds: Sequen
     if wanted.download and Ranks.here().world > 1:
         raise UsageError("--download under torchrun: every process would; get the data first, with one process")
     planned: list[Task] = []
-    for word in dict.fromkeys(words):
+    for word in spelt_out(words):
         benchmark, data = named(word, wanted.data, rule=wanted.mark_by)
         if wanted.download:
             _download(benchmark, data)

@@ -1,14 +1,31 @@
-"""From what a person calls a benchmark to the benchmark: a name of the table, or a VLMEvalKit table of one's own."""
+"""From what a person calls a benchmark to the benchmark: a name of the table, a suite, or a TSV table of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from internvl.errors import DataError, UsageError, find
 from internvl.evaluation.benchmark import Benchmark
 from internvl.evaluation.tasks import TABLE, any_table
+
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "nano-exam": (
+        "receipts-unseen", "receipts-lines", "blindtest-part", "sudoku", "caltech101", "trashnet", "flags",
+        "flags-rendered", "emoji", "nlvr", "absent",
+    ),
+}  # fmt: skip
+"""Benchmarks that are asked together, by one name."""
+
+
+def spelt_out(words: Iterable[str]) -> list[str]:
+    """Each benchmark once, those of a suite in its place.
+
+    >>> spelt_out(["sudoku", "nano-exam"])[:3]
+    ['sudoku', 'receipts-unseen', 'receipts-lines']
+    """
+    return list(dict.fromkeys(name for word in words for name in SUITES.get(word, (word,))))
 
 
 def named(word: str, data: Path, *, rule: str | None = None) -> tuple[Benchmark, Path]:
