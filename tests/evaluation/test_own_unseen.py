@@ -135,6 +135,14 @@ def test_receipts_of_unseen_shops(tmp_path):
     assert figures("receipts-unseen", [], []).withheld
 
 
+def test_lines_of_any_length(tmp_path):
+    texts = ["A", "TOTAL 9.00", "NO 25, JALAN SOMEWHERE FAR, 43300 SELANGOR"]
+    lines = [{"box": [2, 2, 200, 14], "text": text} for text in texts]
+    folder = folder_of(tmp_path, "sroie", "train.jsonl", [{"group": HELD, "key": {}, "lines": lines}])
+    assert [s.answer for s in samples_of(folder, "receipts-lines-all")] == texts[1:]
+    assert [s.answer for s in samples_of(folder, "receipts-lines")] == texts[1:2]
+
+
 # ---- things that are not there ---------------------------------------------------------------------------------------
 
 
@@ -194,6 +202,7 @@ def test_the_real_flags_and_receipts(shared):
     for sample in flags[::53]:
         assert min(Image.open(io.BytesIO(sample.pictures[0].read())).size) >= 60
     assert all(marked("flags-rendered", s, s.answer).mark.score for s in flags)
+    assert len(samples_of(folder, "receipts-lines-all")) == 1838
     every = {s.id: s for s in samples_of(folder, "receipts")}
     assert [s.id for s in receipts] == [s.id for s in every.values() if s.facts["held_out"]]
     assert all(s.prompt == every[s.id].prompt for s in receipts)

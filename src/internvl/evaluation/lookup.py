@@ -12,8 +12,8 @@ from internvl.evaluation.tasks import TABLE, any_table
 
 SUITES: Mapping[str, tuple[str, ...]] = {
     "nano-exam": (
-        "receipts-unseen", "receipts-lines", "blindtest-part", "sudoku", "caltech101", "trashnet", "flags",
-        "flags-rendered", "emoji", "nlvr", "absent",
+        "receipts-unseen", "receipts-lines", "receipts-lines-all", "blindtest-part", "sudoku", "caltech101", "trashnet",
+        "flags", "flags-rendered", "emoji", "nlvr", "absent",
     ),
 }  # fmt: skip
 """Benchmarks that are asked together, by one name."""

@@ -130,8 +130,8 @@ MARGIN = 3
 """Pixels around a line; the embedded model saw lines with as many."""
 
 
-def read_lines(folder: Folder) -> Iterator[Sample]:
-    """Single lines, printed from left to right, of 2 to 20 characters, from the shops that are held out."""
+def read_lines(folder: Folder, *, longest: int = 20) -> Iterator[Sample]:
+    """Single lines, printed from left to right, of 2 to so many characters, from the shops that are held out."""
     for row in folder.jsonl("sroie/train.jsonl", unique="id"):
         if not share(row.text("group"), 7):
             continue
@@ -140,7 +140,7 @@ def read_lines(folder: Folder) -> Iterator[Sample]:
             line = Row(value, f"{row.where}, line {number}")
             x1, y1, x2, y2 = line["box"]
             text = line.text("text").strip()
-            if 2 <= len(text) <= 20 and text.isascii() and 10 <= y2 - y1 < x2 - x1:
+            if 2 <= len(text) <= longest and text.isascii() and 10 <= y2 - y1 < x2 - x1:
                 box = (max(0, x1 - MARGIN), max(0, y1 - MARGIN), x2 + MARGIN, y2 + MARGIN)
                 name = f"{whole.name}, line {number}"
                 yield Sample(
