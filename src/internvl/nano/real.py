@@ -196,8 +196,8 @@ def there(rng: random.Random, name: str, deck: Deck) -> Turn:
     present = rng.random() < 0.5
     asked = name if present else deck.another(rng, name)
     article = "an" if asked[0].lower() in "aeiou" else "a"
-    question = rng.choice(THERE).format(f"{article} {asked}") + rng.choice(POLITE)
-    return question, (YES if present else NO)[0]
+    wording = THERE[0] + POLITE[0] if rng.random() < 0.35 else rng.choice(THERE) + rng.choice(POLITE)
+    return wording.format(f"{article} {asked}"), (YES if present else NO)[0]
 
 
 def choice(rng: random.Random, name: str, deck: Deck) -> Turn:
