@@ -84,6 +84,7 @@ SAMPLES: dict[str, tuple[Sample, ...]] = {
     "own.mark_name": (sample("Ghana"),),
     "own.mark_rubbish": (sample("glass"),),
     "own.mark_sudoku": (sample("/".join(["530070000"] * 9)),),
+    "own_unseen.mark_absent": (sample("yes"), sample("no")),
     "own_puzzles.mark_puzzlevqa": (sample("red", options=["red", "blue"]),),
     "perception.mark_blindtest": tuple(
         sample(truth, task=task)

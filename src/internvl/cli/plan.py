@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -77,16 +78,26 @@ def shapes_for(config: TrainConfig) -> Shapes:
     >>> shapes_for(recipes.find("internvl2_5_1b_stage2").make()).config.text.layers  # doctest: +SKIP
     24
     """
-    from internvl import recipes
     from internvl.training.shapes import shapes_of
 
     try:
         return shapes_of(config.start)
     except NoSuchName:
-        parts = (config.start.model or "").split("/")
-        if len(parts) != 3 or parts[1] not in recipes.table():
+        whole, tower = (_recipe_of(model) for model in (config.start.model, config.start.vision))
+        if whole is None and tower is None:
             raise
-    return shapes_for(recipes.find(parts[1]).make())
+    if whole is not None:
+        return shapes_for(whole)
+    assert tower is not None
+    return shapes_of(replace(config.start, vision=tower.start.model))
+
+
+def _recipe_of(model: str | None) -> TrainConfig | None:
+    """The recipe whose run leaves its model here: `runs/NAME/model`."""
+    from internvl import recipes
+
+    parts = (model or "").split("/")
+    return recipes.find(parts[1]).make() if len(parts) == 3 and parts[1] in recipes.table() else None
 
 
 def render(planned: Plan) -> str:
