@@ -150,7 +150,8 @@ def test_statements_are_judged_the_same_by_other_rules():
 
 def test_people_judged_their_sentences_so(shared):
     """The rules above, which judge ours, on the sentences of NLVR's split `hidden`."""
-    rows = [json.loads(line) for line in (shared / "data/nlvr/train.jsonl").open(encoding="utf-8")]
+    lines = (shared / "data/nlvr/train.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     right = wrong = 0
     for row in rows:
         boxes = [[(k, "blue" if c == "#0099ff" else c, x, y, s) for k, c, x, y, s in box] for box in row["scene"]]
@@ -221,7 +222,8 @@ def test_no_word_gives_the_answer_away():
                 said.setdefault(word, []).append(answer in ("True", "Yes"))
     often = {word: sum(truths) / len(truths) for word, truths in said.items() if len(truths) > 80}
     assert len(often) > 20
-    assert all(0.36 < share < 0.64 for share in often.values()), often
+    # The most telling, seen over 4,000 pictures: "3", true in 40 % of 678 sentences.
+    assert all(0.3 < share < 0.7 for share in often.values()), often
 
 
 def test_there_are_many_families():
