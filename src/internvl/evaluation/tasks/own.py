@@ -273,8 +273,8 @@ CALTECH = Benchmark(
     mark=mark_name,
     summarise=mean_of_parts("mentioned", by=("label",)),
     settings=BRIEF,
-    note="97 of the 101 kinds, with a published 2:1 split that is not the protocol of the authors; four pictures are "
-    "also in its training part. Of a model that answers in sentences look at `mentioned`.",
+    note="97 of the 101 kinds, with a published 2:1 split that is not the protocol of the authors; fourteen "
+    "pictures are also in its training part. Of a model that answers in sentences look at `mentioned`.",
 )
 
 RUBBISH = ("cardboard", "glass", "metal", "paper", "plastic", "trash")
