@@ -274,7 +274,18 @@ def test_a_recipe_writes_what_it_reads_before_it_runs(tmp_path, monkeypatch, cap
     few = ("run.steps=2", "run.device=cpu", "run.eval_every=0", "data.held_out_rows=2", "data.workers=0")
     monkeypatch.setattr("internvl.recipes.nano.SMALL_SCALE", 0.001)
     assert run(["train", "nano_small", "--dry-run"]) == 2  # nothing is written for that
-    assert "there is no runs/nano_small_world/chat.json" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "there is no runs/nano_small_world/chat.json" in said
+    assert "`internvl train nano_small` without torchrun and --dry-run writes" in said
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert run(["train", "nano_small"]) == 2  # nor where every rank would write
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    other = ("data.path=mine.jsonl", "data.held_out=mine.jsonl")
+    assert run(["train", "nano_small", *few, *other]) == 2  # and nothing is drawn in place of data of one's own
+    assert not (tmp_path / "runs/nano_small_world").exists()
     assert run(["train", "nano_small", *few]) == 0
     assert "finished after 2 steps" in capsys.readouterr().out
     kept = (tmp_path / "runs/nano_small_world/two_circles-0000.tar").stat().st_mtime_ns

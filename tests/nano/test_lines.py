@@ -21,7 +21,7 @@ from internvl.nano.sample import Kit, Sample
 
 WORDS = ("total", "cash", "thank", "you", "table", "lamp", "Monday", "river", "garden", "rounding")
 KIT = Kit(words=WORDS)
-DRAWERS = (lines.draw_character, lines.draw_line, lines.draw_word, lines.draw_block)
+DRAWERS = (lines.draw_character, lines.draw_line, lines.draw_block)
 
 
 @pytest.fixture

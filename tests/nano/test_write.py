@@ -11,6 +11,7 @@ from PIL import Image
 
 from internvl.data.mixture import Mixture, read_meta
 from internvl.data.records import Conversation, Labelled, Pair, Preference
+from internvl.errors import UsageError
 from internvl.nano.sample import Kit, Sample
 from internvl.nano.world import SKILLS, World
 from internvl.nano.write import METAS, SHARD, Shard, fields, plan, write, write_shard
@@ -73,6 +74,22 @@ def test_what_is_there_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.Mo
     before = (tmp_path / "talk-0000.tar").stat().st_mtime_ns
     assert write(tmp_path, WORLD, scale=0.001, skills=("talk",)) == []
     assert (tmp_path / "talk-0000.tar").stat().st_mtime_ns == before
+
+
+def test_a_larger_scale_adds_and_another_seed_is_refused(tmp_path: Path) -> None:
+    few, more = (rows / SKILLS["two_circles"].rows for rows in (5, 8))
+    first = write(tmp_path, WORLD, scale=few, skills=("two_circles",))
+    bytes_of_few = (tmp_path / first[0].name).stat().st_size
+    assert [shard.rows for shard in write(tmp_path, WORLD, scale=more, skills=("two_circles",))] == [8]
+    assert (tmp_path / first[0].name).stat().st_size > bytes_of_few
+    assert write(tmp_path, WORLD, scale=few, skills=("two_circles",)) == []  # what is there is more
+    with pytest.raises(UsageError, match="was drawn with seed 1, not 2"):
+        write(tmp_path, WORLD, scale=few, seed=2, skills=("two_circles",))
+
+
+def test_without_tiles_no_skill_stands_twice(tmp_path: Path) -> None:
+    write(tmp_path, WORLD, scale=0.0001, skills=("two_circles",), in_tiles=False)
+    assert list(json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))) == ["two_circles"]
 
 
 def test_an_interrupted_shard_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,9 +53,12 @@ def train(
             if alone:
                 typer.echo(as_python(config, about=found.about) if python else render(config), nl=False)
             return
-        if found.prepare is not None and alone and not dry_run:
+        hint = ""
+        if found.prepare is not None and world_size() == 1 and not dry_run:
             found.prepare(config)
-        check_data(config)
+        elif found.prepare is not None:
+            hint = f"; `internvl train {recipe}` without torchrun and --dry-run writes what it can by itself"
+        check_data(config, hint=hint)
     except InternVLError:
         if alone:
             raise
@@ -169,13 +172,15 @@ def resolved(recipe: str, changes: list[str]) -> tuple[TrainConfig, Recipe]:
     return override(config, changes), found
 
 
-def check_data(config: TrainConfig) -> None:
-    """That what is to be read is there: said before any weight is loaded."""
+def check_data(config: TrainConfig, *, hint: str = "") -> None:
+    """That what is to be read is there: said before any weight is loaded. `hint` is what else would help."""
     from internvl.training.build import held_out_sources, sources
 
     for key, path in (("data.path", config.data.path), ("data.held_out", config.data.held_out)):
         if path and _is_plain_file(path) and not Path(path).exists():
-            raise UsageError(f"{key}: there is no {path}; give your data with {key}=FILE (a meta file or annotations)")
+            raise UsageError(
+                f"{key}: there is no {path}; give your data with {key}=FILE (a meta file or annotations){hint}"
+            )
     for source in (*sources(config), *held_out_sources(config)):
         if _is_plain_file(source.annotation) and not Path(source.annotation).exists():
             raise UsageError(f"source {source.name or source.annotation}: there is no {source.annotation}")

@@ -15,7 +15,7 @@ def world(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Real pictures (caltech101, emoji, …), for the skills of these.")
     ] = None,
-    scale: Annotated[float, typer.Option(min=0.0, help="How many samples: a share of what nano learnt from.")] = 1.0,
+    scale: Annotated[float, typer.Option(min=0.0, help="How many samples: a share of those that are listed.")] = 1.0,
     skills: Annotated[str, typer.Option(metavar="A,B,…", help="Only these.")] = "",
     seed: Annotated[int, typer.Option(min=1, help="Another one draws other pictures; 0 is kept for measuring.")] = 1,
     processes: Annotated[int, typer.Option(min=1, help="How many draw at once.")] = 2,
@@ -24,7 +24,7 @@ def world(
 
     internvl world runs/nano_world --data ../shared/data --scale 0.1
 
-    The same command goes on where it was stopped: shards that are there stay.
+    The same command goes on where it was stopped: shards that are there stay. A larger scale adds to them.
     """
     from internvl.nano.world import SKILLS, World
     from internvl.nano.write import plan, write

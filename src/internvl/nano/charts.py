@@ -95,29 +95,15 @@ def some_style(rng: random.Random, kit: Kit, chart: Chart, *, plain: bool) -> St
 
 def draw_chart(rng: random.Random, kit: Kit) -> Sample:
     """Bars, a line or two, or a pie, and one to three questions."""
-    return _draw(rng, kit, rng.choices(("bar", "line", "pie"), (5, 3, 3))[0])
-
-
-def draw_bars(rng: random.Random, kit: Kit) -> Sample:
-    """Bars, standing or lying."""
-    return _draw(rng, kit, "bar")
-
-
-def draw_lines_chart(rng: random.Random, kit: Kit) -> Sample:
-    """A line or two over time."""
-    return _draw(rng, kit, "line")
-
-
-def draw_pie(rng: random.Random, kit: Kit) -> Sample:
-    """A pie or a ring."""
-    return _draw(rng, kit, "pie")
+    return draw_kind(rng, kit, rng.choices(("bar", "line", "pie"), (5, 3, 3))[0])
 
 
 PATIENCE = 6
 """Styles that are tried before a chart is given up."""
 
 
-def _draw(rng: random.Random, kit: Kit, kind: Kind) -> Sample:
+def draw_kind(rng: random.Random, kit: Kit, kind: Kind) -> Sample:
+    """A chart of one kind."""
     asker, plain = some_language(rng), rng.random() < 0.25
     chart, picture = _fitting(rng, kit, kind, plain=plain)
     if rng.random() < 0.15:

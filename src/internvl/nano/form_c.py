@@ -9,15 +9,11 @@
 
 There are no queries. The folder is in the layout of InternVL-14B (`num_query_token` 0), its weights in safetensors.
 
-    python -m internvl.nano.form_c runs/nano_c_start --world runs/nano_world --tower runs/nano_tower/model
-
-writes an untrained one: a vocabulary made of the world's captions, and, where one is given, the first blocks of the
-tower of nano, which fit.
+    begin(Path("runs/nano_c_start"), Path("runs/nano_world"))       # an untrained one, its words those of the captions
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -34,7 +30,6 @@ from internvl.errors import ConfigError, DataError
 from internvl.models.config import PairConfig, TextConfig, VisionConfig
 from internvl.nano.form import write_json, write_weights
 
-NAME = "nano-c"
 VOCAB = 2048
 SIZE, PATCH = 112, 14
 EMBED, POOL_HEADS = 192, 3
@@ -191,13 +186,3 @@ def begin(folder: Path, world: Path, *, tower: Path | None = None, seed: int = 0
 
     given = None if tower is None else load_file(tower / "model.safetensors")
     write_checkpoint(fresh(seed=seed, tower=given), make_tokenizer(captions_of(world)), folder)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--world", type=Path, required=True, help="the folder that `internvl world` wrote")
-    parser.add_argument("--tower", type=Path, help="the model folder of recipe nano_tower")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    begin(args.out, args.world, tower=args.tower, seed=args.seed)

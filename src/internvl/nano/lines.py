@@ -27,11 +27,6 @@ READ = (
 )  # fmt: skip
 READ_ZH = ("读出文字。", "图中写的是什么?", "写的是什么?", "请读出图中的文字。", "这行文字是什么?")
 LINE: Wordings = ((*(EXACT,) * 7, *READ), READ_ZH)
-WORD: Wordings = (
-    (EXACT, EXACT, "What word is this?", "Which word is written?", "What is written here?", "Read the word.",
-     "What does it say?"),
-    ("写的是什么?", "这个词是什么?", "读出文字。"),
-)  # fmt: skip
 BLOCK: Wordings = (
     (EXACT, EXACT, EXACT, "Read all lines.", "What does it say?", "Transcribe the text.", "Read the lines.",
      "Please read the text in the image.", "Write down the text, line by line.", "What is written here?",
@@ -104,18 +99,8 @@ def draw_character(rng: random.Random, kit: Kit) -> Sample:
 
 def draw_line(rng: random.Random, kit: Kit) -> Sample:
     """One printed line: mostly of at most 12 characters, some of up to 30."""
-    limit = rng.choices((6, 12, 20, 30), (2, 6, 2.5, 0.5))[0]
-    return line_sample(rng, kit, write(rng, kit.words, limit), LINE)
-
-
-def draw_word(rng: random.Random, kit: Kit) -> Sample:
-    """A single word or number."""
-    text = _one(rng, kit.words) if rng.random() < 0.7 else _number(rng, kit.words)
-    return line_sample(rng, kit, text, WORD)
-
-
-def line_sample(rng: random.Random, kit: Kit, text: str, wordings: Wordings) -> Sample:
-    asked = some_language(rng).ask(rng, wordings, text, misread(rng, text), brief=False)
+    text = write(rng, kit.words, rng.choices((6, 12, 20, 30), (2, 6, 2.5, 0.5))[0])
+    asked = some_language(rng).ask(rng, LINE, text, misread(rng, text), brief=False)
     caption = text if len(text.split()) <= 3 else None
     return Sample("line", (paint_line(rng, kit, text),), (asked.turn,), caption=caption, wrong=asked.wrong)
 

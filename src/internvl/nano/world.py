@@ -37,6 +37,7 @@ from internvl.nano import (
 from internvl.nano.corpus import Corpus
 from internvl.nano.fonts import LEARNT, PLAIN, find_fonts
 from internvl.nano.sample import Drawer, Kit, Sample
+from internvl.nano.vocab import WORDS
 
 WIDE_TILES = 6
 EXAM_SEED = 0
@@ -112,7 +113,7 @@ class World:
         """The world in the installed fonts of these families, with the words and pictures of `data`."""
         fonts = find_fonts(families)
         plain = tuple(path for path in fonts if path.stem in PLAIN)
-        words = Kit.words if data is None else corpus_of(data).words
+        words = tuple(WORDS.split()) if data is None else corpus_of(data).words
         return cls(Kit(fonts, plain, words), data)
 
     @property
@@ -147,8 +148,3 @@ def corpus_of(data: Path) -> Corpus:
 def real_drawers(data: Path) -> Mapping[str, Drawer]:
     """By skill."""
     return real.drawers(corpus_of(data))
-
-
-def draw(skill: str, *, seed: int, number: int, kit: Kit, data: Path | None = None) -> Sample:
-    """`World(kit, data).draw(skill, ...)`: the shortest way to one sample."""
-    return World(kit, data).draw(skill, seed=seed, number=number)

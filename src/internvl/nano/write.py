@@ -9,7 +9,7 @@
                     classes.txt         all labels, one a line
 
 A row has the fields of all four kinds as far as its sample knows them. A shard is written whole or not at all, and one
-that is there is not written again, so that the same call goes on where it was stopped.
+that is there with as many rows is not written again, so that the same call goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 
 from PIL import Image
 
+from internvl.errors import UsageError
 from internvl.nano.sample import Sample
 from internvl.nano.world import SKILLS, WIDE_TILES, World
 
@@ -72,15 +73,17 @@ def write(
     seed: int = 1,
     skills: tuple[str, ...] = (),
     processes: int = 1,
+    in_tiles: bool = True,
     progress: Callable[[Shard], None] = lambda shard: None,
 ) -> list[Shard]:
-    """Write the shards that are not there yet, then the meta files; returns what was written.
+    """Write the shards that are not there yet or are shorter, then the meta files; returns what was written.
 
-    `progress` is called after each shard. Shards come in an order in which every skill has its first ones early.
+    `in_tiles`: list skills that are to be seen once more in tiles. `progress` is called after each shard. Shards come
+    in an order in which every skill has its first ones early. Raises UsageError for a folder of another seed.
     """
     out.mkdir(parents=True, exist_ok=True)
     shards = sorted(plan(world, scale=scale, skills=skills), key=lambda shard: shard.index)
-    missing = [shard for shard in shards if not (out / shard.name).exists()]
+    missing = [shard for shard in shards if rows_there(out, shard, seed) < shard.rows]
     if processes <= 1:
         for shard in missing:
             write_shard(out, world, shard, seed)
@@ -91,8 +94,19 @@ def write(
             for shard, task in zip(missing, running, strict=True):
                 task.result()
                 progress(shard)
-    write_metas(out)
+    write_metas(out, in_tiles=in_tiles)
     return missing
+
+
+def rows_there(out: Path, shard: Shard, seed: int) -> int:
+    """How many samples of a shard are written."""
+    about = out / f"{shard.name}.json"
+    if not (out / shard.name).exists() or not about.exists():
+        return 0
+    known = json.loads(about.read_text(encoding="utf-8"))
+    if known["seed"] != seed:
+        raise UsageError(f"{out / shard.name} was drawn with seed {known['seed']}, not {seed}; give another folder")
+    return known["rows"]
 
 
 def write_shard(out: Path, world: World, shard: Shard, seed: int) -> None:
@@ -110,7 +124,7 @@ def write_shard(out: Path, world: World, shard: Shard, seed: int) -> None:
                         entry = tarfile.TarInfo(f"{number:07d}.{ending}")
                         entry.size = len(content)
                         tar.addfile(entry, io.BytesIO(content))
-            known = {"rows": shard.rows, "fields": sorted(every), "labels": sorted(labels)}
+            known = {"seed": seed, "rows": shard.rows, "fields": sorted(every), "labels": sorted(labels)}
             write_text(out / f"{shard.name}.json", json.dumps(known, ensure_ascii=False) + "\n")
             os.chmod(file.name, 0o644)
             os.replace(file.name, out / shard.name)
@@ -149,7 +163,7 @@ def fields(sample: Sample, name: str) -> dict[str, Any]:
     return row
 
 
-def write_metas(out: Path) -> None:
+def write_metas(out: Path, *, in_tiles: bool = True) -> None:
     """The meta files over all shards that are there, one source a skill, with its tiles; and the classes.
 
     A skill is a source of a stage if every row of it has what that stage needs.
@@ -165,7 +179,7 @@ def write_metas(out: Path) -> None:
         for skill in (skill for skill in SKILLS if field in every.get(skill, ())):
             entry = {"annotation": f"{skill}-*.tar", "kind": kind, "max_dynamic_patch": SKILLS[skill].max_tiles}
             entries[skill] = entry
-            if kind == "conversation" and (share := SKILLS[skill].wide):
+            if in_tiles and kind == "conversation" and (share := SKILLS[skill].wide):
                 entries[f"{skill}, in tiles"] = {**entry, "max_dynamic_patch": WIDE_TILES, "repeat_time": share}
         write_text(out / f"{meta}.json", json.dumps(entries, indent=2) + "\n")
     write_text(out / "classes.txt", "".join(f"{label}\n" for label in sorted(labels)))

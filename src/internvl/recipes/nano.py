@@ -114,16 +114,23 @@ def nano_small() -> TrainConfig:
 
 
 def prepare_small(config: TrainConfig) -> None:
-    """Its world, held-out rows of another seed, and a model of random weights; what is there stays."""
+    """Its world, held-out rows of another seed, and a model of random weights; what is there stays.
+
+    Where the run was told to read something else, that is not drawn.
+    """
     from internvl.nano import form
     from internvl.nano.world import World
     from internvl.nano.write import write
 
-    world = World.of()
-    write(Path(f"{SMALL}_world"), world, scale=SMALL_SCALE, skills=SMALL_SKILLS)
-    write(Path(f"{SMALL}_held_out"), world, scale=SMALL_SCALE / 60, seed=2, skills=SMALL_SKILLS)
-    if not Path(f"{SMALL}_start").exists():
-        form.write_fresh(form.EMBEDDED, Path(f"{SMALL}_start"), form.SMALL, seed=config.run.seed)
+    own, world = nano_small(), World.of()
+    if config.data.path == own.data.path:
+        write(Path(own.data.path).parent, world, scale=SMALL_SCALE, skills=SMALL_SKILLS, in_tiles=False)
+    if config.data.held_out == own.data.held_out:
+        folder = Path(own.data.held_out).parent
+        write(folder, world, scale=SMALL_SCALE / 60, seed=2, skills=SMALL_SKILLS, in_tiles=False)
+    start = Path(str(own.start.model))
+    if config.start.model == own.start.model and not start.exists():
+        form.write_fresh(form.EMBEDDED, start, form.SMALL, seed=config.run.seed)
 
 
 def _conversations() -> Data:

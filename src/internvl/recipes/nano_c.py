@@ -40,9 +40,8 @@ def prepare(config: TrainConfig) -> None:
     """Write the untrained model that the run begins with, if it is not there."""
     from internvl.nano import form_c
 
-    start, tower = Path(str(config.start.model)), Path(finished("nano_tower"))
-    if not start.exists():
-        world = Path(config.data.path).parent
+    start, tower, world = Path(str(config.start.model)), Path(finished("nano_tower")), Path(config.data.path).parent
+    if config.start.model == nano_c().start.model and world.is_dir() and not start.exists():
         form_c.begin(start, world, tower=tower if tower.exists() else None, seed=config.run.seed)
 
 

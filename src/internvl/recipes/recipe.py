@@ -21,7 +21,8 @@ class Recipe:
     gpus: int | None = None
     """Of the original run; None where that is not known, or there was none."""
     prepare: Callable[[TrainConfig], None] | None = None
-    """Writes what the run reads, where that is not there yet: drawn pictures, a model of random weights."""
+    """Writes what the run reads by itself, where that is not there yet: drawn pictures, a model of random weights. Not
+    called under torchrun, where every rank would."""
 
     @property
     def text(self) -> str:
