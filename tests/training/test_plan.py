@@ -81,14 +81,14 @@ def test_a_decoder_layer_keeps_what_the_sum_says(whole, short, packed, qk_norm):
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 @pytest.mark.parametrize("short", [False, True])
 def test_a_block_of_the_tower_keeps_what_the_sum_says(norm, short):
-    """Exact; a CPU that learns in 16 bit keeps no log-sum-exp, see `attend`."""
+    """Exact; a CPU that learns in 16 bit keeps up to 0.7 % less: no log-sum-exp, see `attend`."""
     config = VisionConfig(
         image_size=56, patch_size=14, dim=64, layers=1, heads=4, mlp_dim=192, norm=norm, qk_norm=norm == "rms_norm"
     )
     with torch.autocast("cpu", torch.bfloat16, enabled=short):
         found = kept(VisionBlock(config, 0.0), torch.randn(10, 17, 64, requires_grad=True))
     keeps = cost.Keeps(products=2 if short else 4, residual=4, whole=True)
-    assert 170 * cost.vision_layer(config, keeps) == pytest.approx(found, rel=0.02 if short else 1e-6)
+    assert 170 * cost.vision_layer(config, keeps) == pytest.approx(found, rel=0.01 if short else 1e-6)
 
 
 # --- the peak of a step -----------------------------------------------------------------------------------------------

@@ -57,9 +57,11 @@ CHINESE = {
     "trash": ("这是哪种垃圾？", "这个应该扔进哪个垃圾桶？", "它是什么材料做的？"),
 }
 THERE = (
-    "Is there {} in the image?", "Is there {} in the image?", "Is there {} in the picture?",
+    "Is there {} in the image?", "Is there {} in the picture?",
     "Does the picture show {}?", "Can you see {}?", "Is this {}?",
 )  # fmt: skip
+EXAM = f"Is there {{}} in the image?\n{SHORT}"
+"""As the task of evaluation asks."""
 POLITE = (f" {YES_OR_NO} {SHORT}", f" {YES_OR_NO}", f"\n{SHORT}", "", "")
 SIDES = re.compile(r"left|right|clockwise|o.clock|thirty|button|keycap|arrow|bubble")
 CAPTIONS = {
@@ -196,7 +198,7 @@ def there(rng: random.Random, name: str, deck: Deck) -> Turn:
     present = rng.random() < 0.5
     asked = name if present else deck.another(rng, name)
     article = "an" if asked[0].lower() in "aeiou" else "a"
-    wording = THERE[0] + POLITE[0] if rng.random() < 0.35 else rng.choice(THERE) + rng.choice(POLITE)
+    wording = EXAM if rng.random() < 0.35 else rng.choice(THERE) + rng.choice(POLITE)
     return wording.format(f"{article} {asked}"), (YES if present else NO)[0]
 
 
