@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from internvl.data import addresses, rows_jsonl, rows_parquet, rows_tar
-from internvl.data.addresses import expand, joined
+from internvl.data.addresses import File, expand, joined
 from internvl.data.records import record
 from internvl.data.rows import open_rows
 from internvl.data.rows_jsonl import write_index
@@ -131,6 +131,22 @@ def test_a_line_without_end_is_a_bad_row_not_memory(tmp_path, monkeypatch):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20_000_000, "bytes: a chunk of 4 MiB and what is computed on it; 13 million were seen"
+
+
+def test_of_two_that_index_a_file_at_once_the_first_wins(tmp_path, cache):
+    """The ranks of one machine do; who has opened the index of the first can go on reading it."""
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    file = File.at(str(tmp_path / "a.jsonl"))
+    opened: list[File] = []
+
+    def build(source, out, space):
+        if not opened:
+            opened.append(File.at(str(addresses.kept(file, "lines", lambda source, out, space: out.write(b"first")))))
+        out.write(b"second")
+
+    path = addresses.kept(file, "lines", build)
+    assert opened[0].read(0, 5) == path.read_bytes() == b"first"
+    assert kept(cache) == [".lines"]
 
 
 def test_the_index_is_kept_until_the_file_changes(tmp_path, cache, monkeypatch):

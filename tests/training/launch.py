@@ -1,6 +1,7 @@
 """Starts a few processes as torchrun would; they never hang, and what they print is shown where they fail."""
 
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ def launch(module: str, size: int, *arguments: str | Path, seconds: int = 240) -
         port = probe.getsockname()[1]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [sys.executable, "-m", "tests.training.launch", module, *map(str, arguments)],
             cwd=REPOSITORY,
             env=os.environ
             | {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
@@ -38,3 +39,10 @@ def launch(module: str, size: int, *arguments: str | Path, seconds: int = 240) -
     failed = [f"rank {i}: {err}" for i, (p, (_, err)) in enumerate(zip(processes, told, strict=True)) if p.returncode]
     assert not failed, "\n".join(failed)
     return [out for out, _ in told]
+
+
+if __name__ == "__main__":
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__")
+    sys.stdout.flush()
+    os._exit(0)  # as the command line does on a rank, see `internvl.cli.main`

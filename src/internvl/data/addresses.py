@@ -228,10 +228,10 @@ def kept(file: File, kind: str, build: Build) -> Path:
                     build(source, cast(BinaryIO, out), cast(BinaryIO, space))
                 out.flush()
                 os.fsync(out.fileno())
-                os.replace(out.name, path)
-            except BaseException:
-                os.unlink(out.name)
-                raise
+                _settle(out.name, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(out.name)
     except OSError as error:
         raise DataError(f"{file.name}: its index could not be written to {folder} ({error.strerror})") from error
     for old in folder.glob(f"{place}-*.{kind}"):
@@ -239,6 +239,17 @@ def kept(file: File, kind: str, build: Build) -> Path:
             with contextlib.suppress(OSError):
                 old.unlink()
     return path
+
+
+def _settle(part: str, path: Path) -> None:
+    """Give a finished index its name; of several processes that built it at once the first wins, whose may be open."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            os.replace(part, path)
 
 
 def _folder() -> Path:
