@@ -288,7 +288,7 @@ def test_a_recipe_writes_what_it_reads_before_it_runs(tmp_path, monkeypatch, cap
     assert not (tmp_path / "runs/nano_small_world").exists()
     assert run(["train", "nano_small", *few]) == 0
     assert "finished after 2 steps" in capsys.readouterr().out
-    kept = (tmp_path / "runs/nano_small_world/two_circles-0000.tar").stat().st_mtime_ns
+    kept = (tmp_path / "runs/nano_small_world/shape-0000.tar").stat().st_mtime_ns
     assert run(["train", "nano_small", *few, "run.steps=3"]) == 0
     assert "finished after 3 steps" in capsys.readouterr().out
-    assert (tmp_path / "runs/nano_small_world/two_circles-0000.tar").stat().st_mtime_ns == kept
+    assert (tmp_path / "runs/nano_small_world/shape-0000.tar").stat().st_mtime_ns == kept

@@ -26,6 +26,7 @@ from internvl.nano.shapes import (
     corners,
     describe,
     draw_scene,
+    draw_shape,
     paint_scene,
     paint_with_boxes,
     place_shapes,
@@ -243,6 +244,27 @@ def test_samples_have_sizes_labels_and_captions():
     assert set(labels) == {f"{count} shapes" for count in range(10)}
     assert min(labels.values()) > 30
     assert 55 < chinese < 125
+
+
+def test_a_lesson_of_one_shape_is_true_and_balanced(monkeypatch):
+    painted: list[Shape] = []
+    paint = paint_scene
+    monkeypatch.setattr(module, "paint_scene", lambda rng, shapes: (painted.extend(shapes), paint(rng, shapes))[1])
+    answers = Counter[str]()
+    for seed in range(1500):
+        sample = draw_shape(random.Random(f"lesson {seed}"), KIT)
+        shape = painted.pop()
+        assert not painted
+        assert sample.label == f"{shape.colour} {shape.kind}"
+        assert len(sample.turns) == 2
+        for question, answer in sample.turns:
+            assert is_true(question, answer, [shape], bool(re.search("[\u4e00-\u9fff]", question))), (question, shape)
+            answers[answer] += 1
+        assert sample.wrong != sample.turns[0][1]
+    assert set(COLOURS) | set(SHAPES) <= set(answers)
+    assert 0.9 < answers["Yes"] / answers["No"] < 1.1
+    assert min(answers[word] for word in COLOURS) > 50
+    assert min(answers[word] for word in SHAPES) > 120
 
 
 def test_a_caption_counts_what_is_alike():

@@ -101,6 +101,12 @@ def ask_scene(rng: random.Random, asker: Asker, shapes: Sequence[Shape]) -> tupl
     return tuple({asked.question: asked for asked in found}.values())
 
 
+def ask_shape(rng: random.Random, asker: Asker, shape: Shape) -> tuple[Asked, ...]:
+    """Two of: its colour, its kind, whether it is there."""
+    found = (question(rng, asker, [shape]) for question in rng.sample((colour_of, kind_of, is_there), 2))
+    return tuple(asked for asked in found if asked)
+
+
 def ask_overlap(rng: random.Random, asker: Asker, shapes: Sequence[Shape], overlap: bool) -> tuple[Asked, ...]:
     """Whether two shapes overlap, and sometimes another question."""
     one, other = rng.sample(shapes, 2)

@@ -1,5 +1,6 @@
 """Coloured shapes on a plain ground: how many, which colour, where, left of what, larger than what, overlapping or not.
 
+draw_shape(random.Random(7), Kit()).turns       # (("What colour is the star?", "red"), ...)
 draw_scene(random.Random(7), Kit()).turns       # (("How many circles are there?", "3"), ...)
 shapes = place_shapes(random.Random(7), 5)      # five that do not touch, in the unit square
 paint_scene(random.Random(7), shapes)           # their picture
@@ -103,6 +104,30 @@ def draw_scene(rng: random.Random, kit: Kit) -> Sample:
         tuple(a.turn for a in asked),
         label=count_name(len(shapes)),
         caption=describe(shapes),
+        wrong=asked[0].wrong,
+    )
+
+
+def draw_shape(rng: random.Random, kit: Kit) -> Sample:
+    """One shape, with two questions of its colour, its kind, and whether it is there: the first lesson.
+
+    >>> draw_shape(random.Random(1), Kit()).skill
+    'shape'
+    """
+    del kit
+    from internvl.nano.shape_questions import ask_shape  # asks about the shapes defined here
+
+    asker = some_language(rng)
+    radius = rng.uniform(0.2, 0.38)
+    x, y = (rng.uniform(radius * 1.25, 1 - radius * 1.25) for _ in range(2))
+    shape = Shape(rng.choice(list(SHAPES)), rng.choice(list(COLOURS)), x, y, radius)
+    asked = ask_shape(rng, asker, shape)
+    return Sample(
+        "shape",
+        (paint_scene(rng, [shape]),),
+        tuple(a.turn for a in asked),
+        label=shape.name[0],
+        caption=describe([shape]),
         wrong=asked[0].wrong,
     )
 

@@ -71,6 +71,7 @@ SKILLS: Mapping[str, Skill] = {
     "receipt_fields": Skill(rows=2_000, max_tiles=12),
     "sudoku_photo": Skill(rows=1_500, max_tiles=4),
     # ---- drawn ----
+    "shape": Skill(draw=shapes.draw_shape, rows=12_000),
     "scene": Skill(draw=shapes.draw_scene, rows=16_000, wide=0.1),
     "locate": Skill(draw=locate.draw_locate, rows=8_000),
     "crossings": Skill(draw=blindtest.draw_lines, rows=12_000, wide=0.2),

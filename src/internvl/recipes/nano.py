@@ -91,15 +91,15 @@ def nano_mpo() -> TrainConfig:
 
 
 SMALL = "runs/nano_small"
-SMALL_SCALE = 0.6
-SMALL_SKILLS = ("two_circles", "squares", "digits")
+SMALL_SCALE = 2.0
+SMALL_SKILLS = ("shape",)
 
 
 def nano_small() -> TrainConfig:
     """A small sibling of nano learns from random weights, on a CPU in a quarter of an hour: a first run of the whole.
 
-    It draws what it learns from: whether two circles touch, how many squares are nested, and numbers. Held-out rows of
-    another seed are asked at every evaluation; the curve is in `runs/nano_small/report.html`.
+    It draws what it learns from: one shape, and which colour and kind it has. Held-out rows of another seed are asked at
+    every evaluation; the curve is in `runs/nano_small/report.html`.
     """
     return TrainConfig(
         start=Start(model=f"{SMALL}_start"),
@@ -108,7 +108,7 @@ def nano_small() -> TrainConfig:
             max_length=512, max_tiles=1, pack_tokens=2048, pack_tiles=32, workers=1,
         ),
         optim=Optim(lr=1.5e-3, weight_decay=0.05, decay_all=False, betas=(0.9, 0.98), warmup=50, floor=0.02),
-        run=Run(out=SMALL, steps=1200, batch=1, save_every=300, keep=1, eval_every=200, log_every=20),
+        run=Run(out=SMALL, steps=2000, batch=1, save_every=500, keep=1, eval_every=200, log_every=20),
         parallel=PLAIN,
     )  # fmt: skip
 
