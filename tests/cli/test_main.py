@@ -338,6 +338,15 @@ def test_zoo(capsys):
     assert len(json.loads(capsys.readouterr().out)) > 80
 
 
+@pytest.mark.parametrize("name", ["nano", "nano-c"])
+def test_zoo_has_the_card_of_what_is_inside(name, capsys):
+    assert run(["zoo", name]) == 0
+    card = capsys.readouterr().out
+    assert all(part in card for part in ("# nano", "## Measured", "CC BY 4.0", "## nano-c"))
+    assert run(["zoo", name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"name": name, "card": card.rstrip()}]
+
+
 def test_embed(photo, tmp_path, capsys):
     pair = ("--model", str(golden("checkpoints/internvl-14b")), "--device", "cpu")
     assert run(["embed", photo, "--text", "a bus", "--text", "two dogs", *pair]) == 0
