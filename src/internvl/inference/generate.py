@@ -14,8 +14,9 @@ from torch import Tensor
 
 from internvl.errors import UsageError
 from internvl.inference.beams import beam_search
-from internvl.inference.rows import Continues, Prompt, prefill, tokens_of
-from internvl.inference.sampling import Completion, Finish, Token, draw, shape
+from internvl.inference.draft import Draft, next_tokens
+from internvl.inference.rows import Continues, Prompt, prefill
+from internvl.inference.sampling import Completion, Finish, Token
 from internvl.models.attention import KVCache
 
 
@@ -42,8 +43,8 @@ class Generation:
             raise UsageError("a beam search has no next token before it ends; use beam_search(), or beams=1")
         self.model, self.prompts, self.cache = model, prompts, cache
         self.live = dict.fromkeys(range(len(prompts)))
-        self.generated: list[list[int]] = [[] for _ in prompts]
-        self._generators = [_generator(prompt.config.seed) for prompt in prompts]
+        self._drafts = [Draft(prompt.config, prompt.stop_ids, prompt.counted) for prompt in prompts]
+        self.generated = [draft.ids for draft in self._drafts]
 
     def end(self, row: int) -> None:
         """No more tokens of this row. What the others say does not change."""
@@ -55,7 +56,7 @@ class Generation:
         while self.live:
             emitted = self._choose(logits)
             for one in emitted:
-                self.generated[one.row].append(one.token.id)
+                self._drafts[one.row].add(one.token.id)
                 if one.finish is not None:
                     self.end(one.row)
             yield emitted
@@ -64,27 +65,15 @@ class Generation:
                 logits = self.model.step(torch.tensor(last, device=logits.device)[:, None], cache=self.cache)
 
     def _choose(self, logits: Tensor) -> list[Emitted]:
-        rows = list(self.live)
-        chosen = logits.argmax(-1).tolist()
-        for row in rows:
-            prompt, said = self.prompts[row], self.generated[row]
-            config = prompt.config
-            if config.is_greedy and config.repetition_penalty == 1.0 and len(said) >= config.min_new_tokens:
-                continue
-            scores = shape(logits[row].float(), config, said, prompt.stop_ids, prompt.counted)
-            chosen[row] = int(scores.argmax()) if config.is_greedy else draw(scores, config, self._generators[row])
-        tokens = tokens_of(logits, chosen, max(prompt.config.top_logprobs for prompt in self.prompts))
-        return [Emitted(row, self._cut(row, tokens[row]), self._finish(row, chosen[row])) for row in rows]
-
-    def _cut(self, row: int, token: Token) -> Token:
-        wanted = self.prompts[row].config.top_logprobs
-        return token if len(token.top) == wanted else Token(token.id, token.logprob, token.top[:wanted])
+        emitted: list[Emitted] = []
+        for row, token in next_tokens(logits, {row: self._drafts[row] for row in self.live}).items():
+            if isinstance(token, Exception):
+                raise token
+            emitted.append(Emitted(row, token, self._finish(row, token.id)))
+        return emitted
 
     def _finish(self, row: int, chosen: int) -> Finish | None:
-        prompt = self.prompts[row]
-        if chosen in prompt.stop_ids:
-            return "stop"
-        return "length" if len(self.generated[row]) + 1 >= prompt.config.max_new_tokens else None
+        return self._drafts[row].finish(chosen)
 
 
 def generate(model: Continues, prompts: Sequence[Prompt], *, cache: KVCache) -> list[Completion]:
@@ -103,12 +92,3 @@ def generate(model: Continues, prompts: Sequence[Prompt], *, cache: KVCache) -> 
             tokens[one.row].append(one.token)
             finish[one.row] = one.finish or finish[one.row]
     return [Completion(tuple(said), end) for said, end in zip(tokens, finish, strict=True)]
-
-
-def _generator(seed: int | None) -> torch.Generator:
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator

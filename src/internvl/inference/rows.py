@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -65,14 +66,24 @@ def prefill(model: Continues, prompts: Sequence[Prompt], cache: KVCache) -> Tens
 
 def tokens_of(logits: Tensor, chosen: Sequence[int], top: int) -> list[Token]:
     """The chosen ids (B) with their log-probabilities under raw logits (B, vocab) and the `top` alternatives."""
+    tokens = measured(logits, chosen, top)
+    if any(math.isnan(token.logprob) for token in tokens):
+        raise not_numbers(logits.dtype)
+    return tokens
+
+
+def measured(logits: Tensor, chosen: Sequence[int], top: int) -> list[Token]:
+    """`tokens_of` where a row may be broken: the log-probability of its token is then not a number."""
     logprobs, best, ids = log_probabilities(logits, torch.tensor(chosen, device=logits.device), top)
-    if bool(logprobs.isnan().any()):
-        raise UsageError(
-            f"the model's logits are not numbers any more (it computes in {logits.dtype}); load it with dtype='float32'"
-        )
     return [
         Token(token, logprob, tuple(zip(row_ids, row_best, strict=True)))
         for token, logprob, row_ids, row_best in zip(
             chosen, logprobs.tolist(), ids.tolist(), best.tolist(), strict=True
         )
     ]
+
+
+def not_numbers(dtype: torch.dtype) -> UsageError:
+    return UsageError(
+        f"the model's logits are not numbers any more (it computes in {dtype}); load it with dtype='float32'"
+    )

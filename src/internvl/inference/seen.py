@@ -17,6 +17,7 @@ from torch import Tensor
 from internvl.data.image import Normalisation, normalise
 from internvl.models.attention import KVCache
 from internvl.models.chat import ChatModel
+from internvl.models.config import TextConfig
 
 Key = int | tuple[str, int]
 """A token of a prompt: its id, or, for an image slot, the digest of its picture and the number of the slot in it."""
@@ -33,12 +34,19 @@ def digest(tiles: np.ndarray) -> str:
 
 
 class Features:
-    """The tower and the projector, with a memory. `report(done, total)` is told how many tiles have been encoded."""
+    """The tower and the projector, with a memory. `report(done, total)` is told how many tiles have been encoded.
 
-    def __init__(self, model: ChatModel, normalisation: Normalisation) -> None:
+    A picture is known by the hash of its tiles; how tiles are normalised is the same for all of one memory.
+    """
+
+    def __init__(self, model: ChatModel, normalisation: Normalisation, *, most_tiles: int | None = None) -> None:
+        """most_tiles: whose features are kept; None: MOST_TILES."""
         self._model = model
         self._normalisation: Normalisation = normalisation
+        self._most_tiles = most_tiles
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self.hits = self.misses = 0
+        """Pictures that were asked for one at a time and were kept, or were not."""
 
     @torch.inference_mode()
     def of(
@@ -50,30 +58,54 @@ class Features:
         done, total = 0, sum(map(len, new.values()))
         for name, tiles in new.items():
             pieces = []
-            for part in self._parts(tiles):
-                pieces.append(self._encode(part))
+            for part in self.parts(tiles):
+                pieces.append(self.encode(part))
                 done += len(part)
                 report(done, total)
             found[name] = torch.cat(pieces)
         for name, _ in pictures:
-            self._kept[name] = found[name]
-            self._kept.move_to_end(name)
+            self._remember(name, found[name])
         self._forget()
         return torch.cat([found[name] for name, _ in pictures]) if pictures else None
 
-    def _parts(self, tiles: np.ndarray) -> list[np.ndarray]:
+    def kept(self, name: str) -> Tensor | None:
+        """The features of one picture, if they are remembered."""
+        if name not in self._kept:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._kept.move_to_end(name)
+        return self._kept[name]
+
+    def keep(self, name: str, features: Tensor) -> None:
+        """Remember one picture, and forget the oldest if they are too many."""
+        self._remember(name, features)
+        self._forget()
+
+    def parts(self, tiles: np.ndarray) -> list[np.ndarray]:
         """One tile at a time where that is no slower, so that progress can be told; several on an accelerator."""
         step = 1 if next(self._model.parameters()).device.type == "cpu" else 16
         return [tiles[start : start + step] for start in range(0, len(tiles), step)]
 
-    def _encode(self, tiles: np.ndarray) -> Tensor:
+    @torch.inference_mode()
+    def encode(self, tiles: np.ndarray) -> Tensor:
+        """Features (n, slots, dim) of tiles (n, S, S, 3), computed anew."""
         weight = next(self._model.parameters())
         pixels = normalise(torch.from_numpy(np.ascontiguousarray(tiles)).to(weight.device), self._normalisation)
         return self._model.image_features(pixels.to(weight.dtype))
 
+    @property
+    def tiles(self) -> int:
+        """Tiles whose features are kept now."""
+        return sum(map(len, self._kept.values()))
+
+    def _remember(self, name: str, features: Tensor) -> None:
+        self._kept[name] = features
+        self._kept.move_to_end(name)
+
     def _forget(self) -> None:
-        tiles = sum(map(len, self._kept.values()))
-        while tiles > MOST_TILES and len(self._kept) > 1:
+        most, tiles = MOST_TILES if self._most_tiles is None else self._most_tiles, self.tiles
+        while tiles > most and len(self._kept) > 1:
             tiles -= len(self._kept.popitem(last=False)[1])
 
 
@@ -118,16 +150,33 @@ class Held:
 
     def _common(self, keys: list[Key]) -> int:
         """Tokens at the beginning that are held, at least one being left to read; never a part of a picture."""
-        rope = self._model.config.text.rope
-        if not self._reuse or self.cache is None:
+        text = self._model.config.text
+        if not self._reuse or self.cache is None or not same_angles(text, len(keys), len(self._keys)):
             return 0
-        if rope is not None and rope.kind in ("dynamic", "longrope"):
-            original = rope.original or self._model.config.text.max_positions
-            if rope.per_call or len(keys) > original or len(self._keys) > original:
-                return 0  # the same tokens have other keys in a sequence of another length
-        same = 0
-        while same < min(len(keys) - 1, len(self._keys)) and keys[same] == self._keys[same]:
-            same += 1
-        while same and isinstance(keys[same], tuple) and isinstance(keys[same - 1], tuple):
-            same -= 1
-        return same
+        return shared_prefix(keys, self._keys)
+
+
+def same_angles(text: TextConfig, *lengths: int) -> bool:
+    """Whether sequences of these lengths turn the same token at the same place by the same angle."""
+    rope = text.rope
+    if rope is None or rope.kind not in ("dynamic", "longrope"):
+        return True
+    return not rope.per_call and max(lengths) <= (rope.original or text.max_positions)
+
+
+def shared_prefix(keys: Sequence[Key], held: Sequence[Key]) -> int:
+    """Tokens at the beginning of a prompt that are held, at least one being left to read; never a part of a picture.
+
+    >>> shared_prefix([1, 2, 3], [1, 2, 7]), shared_prefix([1, 2], [1, 2, 3]), shared_prefix([1, ("a", 0)], [1])
+    (2, 1, 1)
+    """
+    most = min(len(keys) - 1, len(held))
+    same = next((i for i, (ours, theirs) in enumerate(zip(keys[:most], held, strict=False)) if ours != theirs), most)
+    while same > 0 and within_picture(keys, same):
+        same -= 1
+    return max(same, 0)
+
+
+def within_picture(keys: Sequence[Key], place: int) -> bool:
+    """Whether a cut before this place would leave image slots on both sides."""
+    return isinstance(keys[place], tuple) and isinstance(keys[place - 1], tuple)
