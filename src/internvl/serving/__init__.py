@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: what is asked over HTTP, and what answers it."""

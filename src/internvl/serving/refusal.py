@@ -1,0 +1,241 @@
+"""How a request is refused: one error class, and OpenAI's error shape with the right status.
+
+status   code                      when
+400      (the fault)               a field that is unknown, wrong, over a limit or not honoured here
+400      context_length_exceeded   more tokens than the model reads
+401      invalid_api_key           no key, or a wrong one
+404      model_not_found           a model that is not served
+413      body_too_large            more bytes than one request may have
+415      unsupported_media_type    not JSON; a data: address of a kind that is not read
+422      media_unreadable          a picture, video or document that is damaged
+429      queue_full                come again after Retry-After seconds
+500      internal_error            a fault of this server; what it was stands in its log, not in the answer
+503      unavailable               the model is starting again, or going away; come again
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from internvl.errors import (
+    ContextOverflow,
+    InternVLError,
+    MediaError,
+    MediaUnreadable,
+    PromptError,
+    UsageError,
+)
+
+LONGEST = 600
+"""Letters of a message; what a client sent may be of any length."""
+SHOWN = 40
+"""Letters of a value that a message repeats."""
+MARK = "@"
+"""What the names of a union's branches begin with, which are no part of a field's path."""
+
+
+class Refusal(InternVLError):
+    """A request that is not answered, as HTTP says it.
+
+    >>> Refusal("n is 99, at most 8 are answered; ask for fewer", param="n").body()["error"]["param"]
+    'n'
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
+        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
+
+    @property
+    def type(self) -> str:
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+    def body(self) -> dict[str, Any]:
+        """What the answer's body is."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """What goes beside it."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, self.retry_after))}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def no_key() -> Refusal:
+    return Refusal("no valid API key came with the request; send Authorization: Bearer KEY", status=401,
+                   code="invalid_api_key")  # fmt: skip
+
+
+def queue_full(retry_after: int) -> Refusal:
+    return Refusal(f"the server is busy; come again in {max(1, retry_after)} s", status=429, code="queue_full",
+                   retry_after=retry_after)  # fmt: skip
+
+
+def unavailable(retry_after: int = 5) -> Refusal:
+    return Refusal(f"the model is not ready; come again in {max(1, retry_after)} s", status=503, code="unavailable",
+                   retry_after=retry_after)  # fmt: skip
+
+
+def internal() -> Refusal:
+    return Refusal("the server failed; its log says why", status=500, code="internal_error")
+
+
+def check_model(name: str | None, served: Sequence[str]) -> str:
+    """The model that a request names, or the first one if it names none; 404 says which there are."""
+    if name is None or name in served:
+        return served[0] if name is None else name
+    listed = f"; served here: {', '.join(served)}" if len(served) <= 10 else ""
+    raise Refusal(f"the model {shown(name)} does not exist{listed or nearest(name, served)}", status=404,
+                  param="model", code="model_not_found")  # fmt: skip
+
+
+def check_content_type(header: str | None) -> None:
+    """Bodies are JSON."""
+    kind = (header or "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        found = shown(kind) if kind else "missing"
+        raise Refusal(f"Content-Type is {found}; send application/json", status=415, code="unsupported_media_type")
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """What any error is to a client: the user's own mistakes in their words, everything else without a word."""
+    if isinstance(error, Refusal):
+        return error
+    message = " ".join(str(error).split())
+    if isinstance(error, ContextOverflow):
+        return Refusal(message, param="messages", code="context_length_exceeded")
+    if isinstance(error, MediaError):
+        unreadable = isinstance(error, MediaUnreadable)
+        return Refusal(message, status=422 if unreadable else 400, param="messages",
+                       code="media_unreadable" if unreadable else "media_refused")  # fmt: skip
+    if isinstance(error, PromptError):
+        return Refusal(message, param="messages", code="invalid_prompt")
+    return Refusal(message, code="invalid_value") if isinstance(error, UsageError) else internal()
+
+
+# ---- what pydantic found, in one line --------------------------------------------------------------------------------
+
+EXPECTED = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "an array",
+    "dict_type": "an object",
+    "finite_number": "a finite number",
+    "string_unicode": "text that is proper Unicode",
+}
+
+
+def of_validation(error: ValidationError) -> Refusal:
+    """The first of the faults that pydantic found, as one line that names the field."""
+    fault = error.errors(include_url=False)[0]
+    context = fault.get("ctx", {})
+    places = [*fault["loc"], *filter(None, [context.get("name") or _told_by(context)])]
+    param = path_of(places) or None
+    said = _said(fault)
+    status = 415 if fault["type"] == "media_type" else 400
+    return Refusal(f"{param}: {said}" if param else said, status=status, param=param, code=_code(fault["type"]))
+
+
+def _told_by(context: dict[str, Any]) -> str | None:
+    """The field that tells the branches of a union apart, as `internvl.serving.fields.by_field` calls it."""
+    return str(context["discriminator"]).strip("()'") if "discriminator" in context else None
+
+
+def _said(fault: ErrorDetails) -> str:
+    kind, context, found = fault["type"], fault.get("ctx", {}), fault.get("input")
+    if kind == "missing":
+        return "this field is missing; it must be given"
+    if kind in EXPECTED:
+        return f"expected {EXPECTED[kind]}, found {shown(found)}"
+    if kind == "literal_error":
+        return f"expected {context['expected']}, found {shown(found)}"
+    if kind == "union_tag_invalid":
+        tags = [tag.strip("' ").removeprefix(MARK) for tag in str(context["expected_tags"]).split(",")]
+        tag = str(context["tag"]).removeprefix(MARK)
+        return f"expected one of {', '.join(tags)}, found {shown(tag)}{nearest(tag, tags)}"
+    if kind == "union_tag_not_found":
+        missing = isinstance(found, dict) and _told_by(context) not in found
+        return "this field is missing; it must be given" if missing else "expected an object in which this is a string"
+    if "min_length" in context or "max_length" in context:
+        bounds = [f"at {word} {context[name]}" for name, word in (("min_length", "least"), ("max_length", "most"))
+                  if name in context]  # fmt: skip
+        return f"expected {bounds[0]} {'letter(s)' if isinstance(found, str) else 'of them'}, found {len(found or '')}"
+    if kind == "string_pattern_mismatch":
+        return f"expected 1 to 64 letters, digits, _ and - only, found {shown(found)}"
+    for bound, words in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
+        if bound in context:
+            return f"expected {words} {context[bound]:g}, found {shown(found)}"
+    return fault["msg"]
+
+
+CODES = {
+    "missing": "missing_required_parameter",
+    "unknown_field": "unknown_parameter",
+    "not_honoured": "unsupported_parameter",
+    "limit": "limit_exceeded",
+    "media_type": "unsupported_media_type",
+    "invalid_type": "invalid_type",
+}
+
+
+def _code(kind: str) -> str:
+    return "invalid_type" if kind in EXPECTED else CODES.get(kind, "invalid_value")
+
+
+def path_of(places: Iterable[str | int]) -> str:
+    """Where a field stands.
+
+    >>> path_of(["messages", 2, "@user", "content", "@parts", 0, "@text", "text"])
+    'messages[2].content[0].text'
+    """
+    path = ""
+    for place in places:
+        if isinstance(place, int):
+            path += f"[{place}]"
+        elif not place.startswith(MARK):
+            path += ("." if path else "") + (place if len(place) <= SHOWN else place[:SHOWN] + "…")
+    return path
+
+
+def shown(value: object) -> str:
+    """A JSON value as a message names it: small ones as they are, large ones by their kind.
+
+    >>> shown({"a": 1}), shown(None), shown(True), shown("x" * 99)[:8]
+    ('an object', 'null', 'true', "'xxxxxxx")
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return repr(value if len(value) <= SHOWN else value[:SHOWN] + "…")
+    if isinstance(value, int) and value.bit_length() > 4 * SHOWN:
+        return "a number of very many digits"
+    if isinstance(value, int | float):
+        return repr(value)
+    return "an object" if isinstance(value, dict) else "an array" if isinstance(value, list) else "a value"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A suggestion, or nothing.
+
+    >>> nearest("max_token", ["max_tokens", "model"])
+    "; did you mean 'max_tokens'?"
+    """
+    near = difflib.get_close_matches(name[:SHOWN], list(names), n=1, cutoff=0.7)
+    return f"; did you mean {near[0]!r}?" if near else ""

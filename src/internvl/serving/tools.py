@@ -1,0 +1,205 @@
+"""How tools are told to a model, and how its calls are read.
+
+Most models of the family have no form of their own for tools. Their language models mostly know the one that Hermes
+began and Qwen2.5 kept, so that is what is used: definitions inside `<tools>` in the system message, a call as a JSON
+object inside `<tool_call>`, what a tool answered inside `<tool_response>` in a user's turn. All of these are plain
+text, and no structure: a user who types them forges nothing but text, which a model may believe all the same.
+
+    tool_choice        what the answer is                    how it is kept
+    none               words; the tools are not told         -
+    auto               words, and any number of calls        not at all: what is no proper call stays words
+    required, named    one call, a bare JSON object          by a grammar, made of the tools' own schemas
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+
+TOLD = """# Tools
+
+You may call functions that help with what the user asks. These are they, each with the JSON schema of its arguments:
+<tools>
+{tools}
+</tools>
+
+To call a function, write its name and arguments as a JSON object between <tool_call> and </tool_call>:
+<tool_call>
+{{"name": "the function's name", "arguments": {{"argument": "value"}}}}
+</tool_call>"""
+BARE = "Answer with one such call now, as the JSON object alone, without <tool_call>."
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that a model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    """The JSON schema of its arguments; None: any object."""
+
+    def told(self) -> str:
+        """Its definition on one line, as models were trained to read it."""
+        function: dict[str, Any] = {"name": self.name}
+        if self.description is not None:
+            function["description"] = self.description
+        function["parameters"] = self.parameters or {"type": "object", "properties": {}}
+        return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a model asks a tool for."""
+
+    name: str
+    arguments: str
+    """A JSON object, as the model wrote it."""
+
+    def written(self) -> str:
+        """As it stands in a conversation."""
+        return f'{OPEN}\n{{"name": {json.dumps(self.name)}, "arguments": {_proper(self.arguments)}}}\n{CLOSE}'
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """The tools of one request, and whether the answer must be a call of one of them."""
+
+    tools: tuple[Tool, ...]
+    must: bool = False
+    parallel: bool = True
+    """False: the first call of an answer is the only one."""
+
+    def told(self) -> str:
+        """What the system message says of them."""
+        text = TOLD.format(tools="\n".join(tool.told() for tool in self.tools))
+        return f"{text}\n\n{BARE}" if self.must else text
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of a call of any of them. What a tool's schema defines stays reachable where it moves to."""
+        calls = [
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, "arguments": _moved(tool.parameters, place)},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for place, tool in enumerate(self.tools)
+        ]
+        return {"anyOf": calls}
+
+    def reader(self) -> CallReader:
+        return CallReader(self)
+
+
+def answered(text: str) -> str:
+    """What a tool answered, as it stands in a user's turn."""
+    return f"<tool_response>\n{text}\n</tool_response>"
+
+
+def _proper(arguments: str) -> str:
+    """Arguments of an earlier call; what is no JSON is written as the string that it is."""
+    try:
+        return json.dumps(json.loads(arguments), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return json.dumps(arguments, ensure_ascii=False)
+
+
+def _moved(schema: dict[str, Any] | None, place: int) -> dict[str, Any]:
+    """A schema of arguments at its place inside the schema of all calls."""
+    if schema is None:
+        return {"type": "object"}
+    root = f"#/anyOf/{place}/properties/arguments"
+    return {"type": "object"} | cast("dict[str, Any]", _pointed(schema, root))
+
+
+def _pointed(value: Any, root: str) -> Any:
+    if isinstance(value, list):
+        return [_pointed(one, root) for one in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: root + one[1:] if name == "$ref" and isinstance(one, str) and one.startswith("#") else _pointed(one, root)
+        for name, one in cast("dict[str, Any]", value).items()
+    }
+
+
+class CallReader:
+    """The text of an answer in, words and calls out, piece by piece.
+
+    >>> reader = ToolUse((Tool("add"),)).reader()
+    >>> reader.push('I add.\\n<tool_call>\\n{"name": "add", "arguments": {"a": 1}}'), reader.push("\\n</tool_call>")
+    ('I add.', '')
+    >>> reader.finish(), reader.calls
+    ('', [Call(name='add', arguments='{"a": 1}')])
+    """
+
+    def __init__(self, use: ToolUse) -> None:
+        self._use = use
+        self._names = {tool.name for tool in use.tools}
+        self._held = ""
+        self._after_call = False
+        self.calls: list[Call] = []
+
+    def push(self, piece: str) -> str:
+        """The words that are certain now, and no part of a call."""
+        self._held += piece
+        words = ""
+        while not self._use.must:
+            if self._after_call:
+                self._held = self._held.lstrip()
+                self._after_call = not self._held
+            start = self._held.find(OPEN)
+            if start < 0:
+                return words + self._take(len(self._held) - _begun(self._held))
+            words += self._take(len(self._held[:start].rstrip()))
+            end = self._held.find(CLOSE)
+            if end < 0:
+                return words
+            words += self._read(end + len(CLOSE))
+        return words
+
+    def finish(self) -> str:
+        """The rest of the words, when no more text comes."""
+        # A model may stop before the closing mark.
+        return self._read(len(self._held)) if self._use.must or OPEN in self._held else self._take(len(self._held))
+
+    def _read(self, length: int) -> str:
+        """Take a call, or the words that it turns out to be."""
+        text = self._take(length)
+        call = _call(text.strip().removeprefix(OPEN).removesuffix(CLOSE))
+        if call is None or call.name not in self._names:
+            return text
+        self._after_call = True
+        if self._use.parallel or not self.calls:
+            self.calls.append(call)
+        return ""
+
+    def _take(self, length: int) -> str:
+        text, self._held = self._held[:length], self._held[length:]
+        return text
+
+
+def _begun(text: str) -> int:
+    """Letters at the end of a text that could begin a call, the white space before it included."""
+    length = next((n for n in range(len(OPEN) - 1, 0, -1) if text.endswith(OPEN[:n])), 0)
+    before = text[: len(text) - length]
+    return length + len(before) - len(before.rstrip())
+
+
+def _call(text: str) -> Call | None:
+    """The call that a JSON object is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    said = cast("dict[str, Any]", value)
+    arguments = said.get("arguments", {})
+    if not isinstance(said.get("name"), str) or not isinstance(arguments, dict):
+        return None
+    return Call(said["name"], json.dumps(arguments, ensure_ascii=False))

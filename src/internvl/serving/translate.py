@@ -1,0 +1,322 @@
+"""From a checked request to what the rest of the package works with. Nothing is opened, and no model is known here.
+
+    ChatRequest --translate--> Job: drafts with references to media, sampling, the form of the answer, tools
+                                 |
+                                 '-- Draft.message(opened) --> internvl.data.prompts.Message
+
+What a person typed becomes `Text`, in which nothing is a placeholder. How pictures stand among texts follows the rule
+that `internvl.inference.remote` states: before all text they are introduced in the family's way, elsewhere each stands
+where its part stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from internvl.data.prompts import IMAGE, VIDEO, Image, Message, Part, Role, Text, Video
+from internvl.serving.messages import (
+    AssistantMessage,
+    ImagePart,
+    JsonObject,
+    JsonSchema,
+    NamedTool,
+    SystemMessage,
+    TextPart,
+    ToolDefinition,
+    ToolMessage,
+    UserMessage,
+    VideoPart,
+)
+from internvl.serving.refusal import Refusal
+from internvl.serving.responses import ResponsesRequest
+from internvl.serving.schema import ChatRequest, CompletionRequest, Drawn, TokenizeRequest
+from internvl.serving.tools import Call, Tool, ToolUse, answered
+
+COMPLETION_TOKENS = 16
+"""Of an answer of /v1/completions that asks for no other number, as OpenAI has it."""
+SEEDS = 2**63
+
+Medium = Literal["image", "video", "pdf"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A picture, video or document that is to be opened. Equal references show the same."""
+
+    kind: Medium
+    address: str = field(repr=False)
+    max_tiles: int | None = None
+    """None: its share of the message's budget."""
+    frames: int | None = None
+    """Of a video; None: as many as the server takes."""
+
+
+Opened = Image | Video | Sequence[Image]
+"""What a reference is once it is open: a document is its pages."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A message whose media are not open yet."""
+
+    role: Role
+    parts: tuple[Text | Reference, ...]
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Reference))
+
+    def message(self, opened: Mapping[Reference, Opened] | None = None) -> Message:
+        """The message, with what its references are.
+
+        >>> Draft("user", (Text("Hi <image>"),)).message().parts
+        (Text(text='Hi <image>'),)
+        """
+        media = [_shown((opened or {})[part]) for part in self.references]
+        shown = tuple(one for several in media for one in several)
+        texts = [place for place, part in enumerate(self.parts) if isinstance(part, Text)]
+        if not texts or texts[0] >= len(media):  # all media come first: the family's own opening
+            return Message(self.role, (*shown, *(part for part in self.parts if isinstance(part, Text))))
+        waiting = iter(media)
+        places: list[Part] = []
+        for part in self.parts:
+            if isinstance(part, Text):
+                places.append(part)
+            else:
+                places.append("\n".join(VIDEO if isinstance(one, Video) else IMAGE for one in next(waiting)))
+        return Message(self.role, (*shown, *places))
+
+
+def _shown(opened: Opened) -> tuple[Image | Video, ...]:
+    return (opened,) if isinstance(opened, Image | Video) else tuple(opened)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How an answer is drawn: the fields of `internvl.inference.sampling.SamplingConfig`, under their names."""
+
+    max_new_tokens: int | None = None
+    """None: as many as fit."""
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float = 1.0
+    min_new_tokens: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    top_logprobs: int = 0
+
+    def arguments(self, room: int) -> dict[str, Any]:
+        """What SamplingConfig takes, for an answer of at most `room` tokens.
+
+        >>> Sampling(min_new_tokens=9).arguments(room=5)["min_new_tokens"]
+        5
+        """
+        most = min(room, self.max_new_tokens or room)
+        return vars(replace(self, max_new_tokens=most, min_new_tokens=min(self.min_new_tokens, most))).copy()
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The form that an answer must have: any JSON object, JSON of a schema, a regular expression, one of some texts."""
+
+    kind: Literal["json", "schema", "regex", "choice"]
+    schema: dict[str, Any] | None = None
+    pattern: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A request in the package's own words."""
+
+    model: str
+    drafts: tuple[Draft, ...] = ()
+    prompts: tuple[str, ...] = ()
+    """Of /v1/completions: texts to continue, each a job of its own; there are no drafts then."""
+    sampling: Sampling = Sampling()
+    n: int = 1
+    constraint: Constraint | None = None
+    tools: ToolUse | None = None
+    max_tiles: int | None = None
+    logprobs: bool = False
+    stream: bool = False
+    include_usage: bool = False
+    """A stream ends with the usage."""
+    user: str | None = None
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Everything that is to be opened, each once."""
+        return tuple(dict.fromkeys(one for draft in self.drafts for one in draft.references))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What a server adds where a request says nothing."""
+
+    temperature: float = 0.0
+    system: str = ""
+    """The model's own system message, which stands before what is said of tools; a request's goes before it."""
+
+
+def translate(
+    request: ChatRequest | CompletionRequest | ResponsesRequest | TokenizeRequest, preset: Preset | None = None
+) -> Job:
+    """A request as a job.
+
+    >>> request = understood(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
+    >>> translate(request).drafts                                                         # doctest: +SKIP
+    (Draft(role='user', parts=(Text(text='Hi'),)),)
+    """
+    preset = preset or Preset()
+    if isinstance(request, ResponsesRequest):
+        return translate(request.as_chat(), preset)
+    if isinstance(request, TokenizeRequest):
+        if request.messages is None:
+            return Job(model=request.model or "", prompts=(request.prompt or "",))
+        request = ChatRequest.model_construct(
+            model=request.model or "", messages=request.messages, tools=request.tools,
+            max_tiles=request.max_tiles, num_frames=request.num_frames,
+        )  # fmt: skip
+    if isinstance(request, CompletionRequest):
+        alternatives = request.logprobs or 0
+        sampling = _sampling(request, preset, request.max_tokens or COMPLETION_TOKENS, alternatives)
+        return Job(prompts=tuple(request.prompts), sampling=sampling, constraint=_constraint(request),
+                   logprobs=request.logprobs is not None, **_sent(request))  # fmt: skip
+    tools = _tools(request)
+    most = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    return Job(
+        drafts=tuple(_drafts(request, tools, preset)),
+        sampling=_sampling(request, preset, most, request.top_logprobs or 0),
+        constraint=Constraint("schema", tools.schema()) if tools and tools.must else _constraint(request),
+        tools=tools,
+        max_tiles=request.max_tiles,
+        logprobs=bool(request.logprobs),
+        **_sent(request),
+    )
+
+
+def _sent(request: Drawn) -> dict[str, Any]:
+    options = request.stream_options
+    return {
+        "model": request.model,
+        "n": request.n or 1,
+        "stream": bool(request.stream),
+        "include_usage": bool(options and options.include_usage),
+        "user": request.user,
+    }
+
+
+def _sampling(request: Drawn, preset: Preset, most: int | None, top_logprobs: int) -> Sampling:
+    """The likeliest token is among the top k and top p whatever these are: they mean nothing at temperature 0."""
+    warmth = preset.temperature if request.temperature is None else request.temperature
+    if request.top_p == 0:  # the likeliest token alone
+        warmth = 0.0
+    least = request.min_tokens or 0
+    if most is not None and least > most:
+        raise Refusal(f"min_tokens is {least}, more than the {most} that are asked for; lower it", param="min_tokens")
+    stop = request.stop or []
+    return Sampling(
+        max_new_tokens=most,
+        temperature=warmth,
+        top_k=request.top_k if warmth and request.top_k and request.top_k > 0 else None,
+        top_p=request.top_p if warmth and request.top_p not in (None, 1) else None,
+        repetition_penalty=request.repetition_penalty or 1.0,
+        min_new_tokens=least,
+        seed=None if request.seed is None else request.seed % SEEDS,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        top_logprobs=top_logprobs,
+    )
+
+
+def _constraint(request: Drawn) -> Constraint | None:
+    form = request.response_format if isinstance(request, ChatRequest) else None
+    if isinstance(form, JsonSchema):
+        return Constraint("schema", form.json_schema.schema_)
+    inner = request.structured_outputs
+    if isinstance(form, JsonObject) or (inner and inner.json_object):
+        return Constraint("json")
+    schema = request.guided_json if inner is None else inner.json_
+    if schema is not None:
+        return Constraint("schema", schema)
+    pattern = request.guided_regex if inner is None else inner.regex
+    if pattern is not None:
+        return Constraint("regex", pattern=pattern)
+    choices = request.guided_choice if inner is None else inner.choice
+    return None if choices is None else Constraint("choice", choices=tuple(choices))
+
+
+def _tools(request: ChatRequest) -> ToolUse | None:
+    """The tools that the model is told. A named one is the only one that it may call, so the only one it is told."""
+    choice = request.tool_choice
+    if not request.tools or choice == "none":
+        return None
+    named = choice.function.name if isinstance(choice, NamedTool) else None
+    told = [tool for tool in request.tools if named in (None, tool.function.name)]
+    return ToolUse(tuple(map(_tool, told)), request.must_call, request.parallel_tool_calls is not False)
+
+
+def _tool(tool: ToolDefinition) -> Tool:
+    return Tool(tool.function.name, tool.function.description, tool.function.parameters)
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------
+
+
+def _drafts(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list[Draft]:
+    system = [text_of(one.content) for one in request.messages if isinstance(one, SystemMessage)]
+    if tools:
+        system = [*(system or [preset.system]), tools.told()]
+    drafts = [Draft("system", (Text("\n\n".join(filter(None, system))),))] if system else []
+    waiting: list[str] = []  # ids of calls that a tool is to answer, in their order
+    results: dict[str, str] = {}
+    for place, message in enumerate(request.messages):
+        if isinstance(message, ToolMessage):
+            key = message.tool_call_id or next((one for one in waiting if one not in results), str(place))
+            results[key] = text_of(message.content)
+            following = request.messages[place + 1 : place + 2]
+            if not following or not isinstance(following[0], ToolMessage):
+                told = [results[one] for one in sorted(results, key=lambda one: _rank(one, waiting))]
+                drafts.append(Draft("user", (Text("\n".join(map(answered, told))),)))
+                results = {}
+        elif isinstance(message, AssistantMessage):
+            waiting = [call.id for call in message.tool_calls or ()]
+            drafts.append(Draft("assistant", (Text(_spoken(message)),)))
+        elif isinstance(message, UserMessage):
+            drafts.append(Draft("user", tuple(_user_parts(message, request.num_frames))))
+    return drafts
+
+
+def _rank(call: str, calls: Sequence[str]) -> int:
+    """Answers are read in the order of the calls, in whatever order they came."""
+    return calls.index(call) if call in calls else len(calls)
+
+
+def _spoken(message: AssistantMessage) -> str:
+    calls = [Call(one.function.name, one.function.arguments).written() for one in message.tool_calls or ()]
+    return "\n".join(filter(None, [text_of(message.content), *calls]))
+
+
+def _user_parts(message: UserMessage, frames: int | None) -> list[Text | Reference]:
+    if isinstance(message.content, str):
+        return [Text(message.content)]
+    parts: list[Text | Reference] = []
+    for part in message.content:
+        if isinstance(part, TextPart):
+            parts.append(Text(part.text))
+        elif isinstance(part, ImagePart):
+            tiles = 1 if part.image_url.detail == "low" else None
+            parts.append(Reference("image", part.image_url.url, tiles))
+        elif isinstance(part, VideoPart):
+            parts.append(Reference("video", part.video_url.url, frames=frames))
+        else:
+            parts.append(Reference("pdf", part.file.file_data))
+    return parts
+
+
+def text_of(content: str | list[TextPart] | None) -> str:
+    """The text of content that holds nothing else."""
+    return content if isinstance(content, str) else "".join(part.text for part in content or ())
