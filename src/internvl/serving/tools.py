@@ -116,15 +116,25 @@ def _moved(schema: dict[str, Any] | None, place: int) -> dict[str, Any]:
     return {"type": "object"} | cast("dict[str, Any]", _pointed(schema, root))
 
 
-def _pointed(value: Any, root: str) -> Any:
+DATA = ("const", "enum", "default", "examples")
+"""Keywords of a schema whose values are data: a "$ref" in there refers to nothing."""
+NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords whose keys are names that the schema's author chose."""
+
+
+def _pointed(value: Any, root: str, *, names: bool = False) -> Any:
+    """A schema whose references lead to its own parts at another place."""
     if isinstance(value, list):
         return [_pointed(one, root) for one in cast("list[Any]", value)]
     if not isinstance(value, dict):
         return value
-    return {
-        name: root + one[1:] if name == "$ref" and isinstance(one, str) and one.startswith("#") else _pointed(one, root)
-        for name, one in cast("dict[str, Any]", value).items()
-    }
+    moved = dict(cast("dict[str, Any]", value))
+    for key, one in moved.items():
+        if not names and key in DATA:
+            continue
+        own = key == "$ref" and not names and isinstance(one, str) and (one == "#" or one.startswith("#/"))
+        moved[key] = root + one[1:] if own else _pointed(one, root, names=not names and key in NAMES)
+    return moved
 
 
 class CallReader:

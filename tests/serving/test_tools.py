@@ -1,0 +1,111 @@
+"""Tools: what a model is told, and that calls are read the same however the answer comes in pieces."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from internvl.serving.tools import Call, Tool, ToolUse, answered
+
+USE = ToolUse((Tool("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}}), Tool("now")))
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+ADDED = Call("add", '{"a": 1}')
+
+
+def read(text: str, use: ToolUse = USE, cuts: tuple[int, ...] = ()) -> tuple[str, list[Call]]:
+    """Words and calls of an answer that comes in pieces, cut at these places."""
+    reader = use.reader()
+    places = [0, *sorted({min(cut, len(text)) for cut in cuts}), len(text)]
+    words = "".join(reader.push(text[start:end]) for start, end in pairwise(places))
+    return words + reader.finish(), reader.calls
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "calls"),
+    [
+        ("Four.", "Four.", []),
+        ("  Four.\n", "  Four.\n", []),
+        (CALL, "", [ADDED]),
+        (f"I add. \n\n{CALL}", "I add.", [ADDED]),
+        (f"{CALL}\n{CALL}\n", "", [ADDED, ADDED]),
+        (f"{CALL}\nDone.", "Done.", [ADDED]),
+        ('<tool_call>{"name": "now"}</tool_call>', "", [Call("now", "{}")]),
+        ('<tool_call>\n{"name": "now", "arguments": {}}', "", [Call("now", "{}")]),  # it stopped before the mark
+        ('<tool_call>{"name": "sub", "arguments": {}}</tool_call>', None, []),  # nobody offered it
+        ('<tool_call>{"name": "add", "arguments": [1]}</tool_call>', None, []),
+        ("<tool_call>add(1)</tool_call>", None, []),
+        ("a < b, <tool and <tool_call", None, []),
+        ("<tool_call>" + "[" * 5000, None, []),
+        ("</tool_call> <tool_call>", None, []),
+    ],
+)  # fmt: skip
+def test_words_and_calls(text, words, calls):
+    assert read(text) == (text if words is None else words, calls)
+
+
+PIECES = st.lists(
+    st.sampled_from([CALL, "<tool_call>", "</tool_call>", "<tool", "{", "}", "\n", " ", "word", '"name"', "<"]),
+    max_size=8,
+).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=PIECES, cuts=st.lists(st.integers(0, 200), max_size=12).map(tuple))
+def test_streamed_is_whole(text, cuts):
+    assert read(text, cuts=cuts) == read(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=PIECES.filter(lambda text: CALL not in text))
+def test_what_is_no_call_is_not_lost(text):
+    """The pieces spell a call only where the whole one stands."""
+    assert read(text) == (text, [])
+
+
+def test_one_call_where_one_is_allowed():
+    assert read(CALL + CALL, ToolUse(USE.tools, parallel=False)) == ("", [ADDED])
+
+
+def test_a_call_that_must_be_is_bare():
+    use = ToolUse(USE.tools, must=True)
+    assert read('{"name": "add", "arguments": {"a": 1}}', use, cuts=(3, 9)) == ("", [ADDED])
+    cut_off = '{"name": "add", "argum'
+    assert read(cut_off, use) == (cut_off, [])
+
+
+def test_the_schema_of_calls_keeps_references_whole():
+    parameters = {
+        "type": "object",
+        "properties": {"x": {"$ref": "#/$defs/y"}, "z": {"$ref": "#"}},
+        "$defs": {"y": {"enum": [{"$ref": "#/is/data"}]}},
+    }
+    schema = ToolUse((Tool("now"), Tool("f", None, parameters)), must=True).schema()
+    moved = schema["anyOf"][1]["properties"]["arguments"]
+    assert schema["anyOf"][0]["properties"] == {"name": {"const": "now"}, "arguments": {"type": "object"}}
+    assert moved["properties"]["z"] == {"$ref": "#/anyOf/1/properties/arguments"}
+    assert moved["$defs"]["y"] == {"enum": [{"$ref": "#/is/data"}]}
+    found = schema
+    for name in moved["properties"]["x"]["$ref"].removeprefix("#/").split("/"):
+        found = found[int(name)] if isinstance(found, list) else found[name]
+    assert found == moved["$defs"]["y"]
+
+
+def test_what_a_model_is_told():
+    told = USE.told()
+    assert json.loads(told.split("<tools>\n")[1].split("\n")[0])["function"]["name"] == "add"
+    assert '{"name": "the function' in told
+    assert "{{" not in told
+    assert len(ToolUse(USE.tools, must=True).told()) > len(told)
+    assert answered("4") == "<tool_response>\n4\n</tool_response>"
+
+
+@pytest.mark.parametrize("arguments", ['{"a": 1}', "{}", "not JSON", '"', "[" * 5000])
+def test_earlier_calls_are_written_as_json(arguments):
+    written = Call("add", arguments).written()
+    inner = json.loads(written.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+    assert inner["name"] == "add"
+    assert inner["arguments"] in (arguments, json.loads(arguments) if arguments.startswith("{") else None)
