@@ -15,6 +15,8 @@ from internvl.models.chat import ChatModel
 from internvl.models.config import RopeScaling
 from tests.models.tiny import IMAGE, TEXTS, chat_config, random_ids, shake
 
+EPSILON = 1e-5
+"""Log-probabilities of the same token, alone and served, differ by less; measured: 2.4e-6."""
 GREEDY = SamplingConfig(max_new_tokens=8)
 
 
@@ -118,6 +120,12 @@ class Ear:
             self.step()
             assert self.steps < most, "it does not end"
         return self
+
+
+def farthest(heard: Heard, expected: Completion) -> float:
+    """The largest difference between log-probabilities of the same tokens."""
+    assert heard.ids == expected.ids
+    return max(abs(a.logprob - b.logprob) for a, b in zip(heard.tokens, expected.tokens, strict=True))
 
 
 def engine_of(model: ChatModel, **config) -> Engine:
