@@ -195,6 +195,11 @@ def test_responses_streamed(client):
         assert stream.get_final_response().output_text == "ab"
 
 
+def test_events_are_numbered():
+    events = events_of(Growing(HEAD, understood(ResponsesRequest, {"model": "nano", "input": "Hi"})))
+    assert [one["sequence_number"] for one in events] == list(range(len(events)))
+
+
 def test_streamed_and_whole_responses_are_the_same():
     request = understood(
         ResponsesRequest, {"model": "nano", "input": "Hi", "include": ["message.output_text.logprobs"]}

@@ -97,17 +97,6 @@ def rows(test: Callable[..., None], table: list) -> Callable[[], None]:
     return run
 
 
-def with_client(test: Callable[..., None]) -> Callable[[], None]:
-    def run() -> None:
-        client = test_clients.Client(test_clients.reply)
-        try:
-            test(client)
-        finally:
-            client.close()
-
-    return run
-
-
 def example(test: Any, **given: Any) -> Callable[[], None]:
     """One example of a property: looking for the smallest takes long."""
     return lambda: test.hypothesis.inner_test(**given)
@@ -136,7 +125,7 @@ CAUGHT: dict[Plant, Callable[[], None]] = {
     lets_half_a_mark_out: example(test_tools.test_streamed_is_whole, text=test_tools.CALL, cuts=(5,)),
     takes_calls_that_nobody_offered: example(test_tools.test_what_is_no_call_is_not_lost, text="<tool_call>"),
     leaves_references_where_they_led: test_tools.test_the_schema_of_calls_keeps_references_whole,
-    forgets_how_events_are_numbered: with_client(test_clients.test_responses_streamed),
+    forgets_how_events_are_numbered: test_clients.test_events_are_numbered,
 }
 
 

@@ -103,10 +103,11 @@ def joined(messages: list[Message]) -> list:
 
 def test_media_of_all_kinds_stand_where_their_parts_stand():
     video = {"type": "video_url", "video_url": {"url": "https://example.org/clip.mp4"}}
-    file = {"type": "file", "file": {"file_data": PDF}}
+    file = {"type": "file", "file": {"file_data": PDF, "filename": "paper.pdf"}}
     one = job(shown("a", image(detail="low"), "b", file, "c", video, "d") | {"num_frames": 3, "max_tiles": 6})
     assert [(r.kind, r.max_tiles, r.frames) for r in one.references] == [("image", 1, None), ("pdf", None, None),
                                                                          ("video", None, 3)]  # fmt: skip
+    assert [reference.name for reference in one.references] == [None, "paper.pdf", None]
     assert one.max_tiles == 6
     assert joined(opened(one)) == [
         ("user", "a\0000\0b\0001\0\n\0002\0cFrame-1: \0003\0\nFrame-2: \0004\0\nFrame-3: \0005\0d")
@@ -126,6 +127,12 @@ def test_system_messages_are_one_and_go_before_the_models_own():
     [(role, told), _] = written(job(chat(tools=[ADD]), preset=Preset(system="Own")).drafts)
     assert role == "system"
     assert told.startswith("Own\n\n# Tools")
+
+
+def test_the_description_of_a_schema_is_told():
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "description": "a total"}}
+    [(role, told), _] = written(job(chat(response_format=form), preset=Preset(system="Own")).drafts)
+    assert (role, told) == ("system", "Own\n\nThe answer is JSON of this kind: a total")
 
 
 def test_tools_and_their_answers():

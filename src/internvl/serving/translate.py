@@ -38,6 +38,9 @@ COMPLETION_TOKENS = 16
 """Of an answer of /v1/completions that asks for no other number, as OpenAI has it."""
 SEEDS = 2**63
 
+FORM = "The answer is JSON of this kind: "
+"""What stands before the description that a request gives of its schema, in the system message."""
+
 Medium = Literal["image", "video", "pdf"]
 
 
@@ -51,6 +54,8 @@ class Reference:
     """None: its share of the message's budget."""
     frames: int | None = None
     """Of a video; None: as many as the server takes."""
+    name: str | None = field(default=None, compare=False)
+    """What the request calls it: for what is said of it where it cannot be used."""
 
 
 Opened = Image | Video | Sequence[Image]
@@ -159,7 +164,7 @@ class Preset:
 
     temperature: float = 0.0
     system: str = ""
-    """The model's own system message, which stands before what is said of tools; a request's goes before it."""
+    """The model's own system message. It stands before what is said of tools and forms; a request's replaces it."""
 
 
 def translate(
@@ -266,11 +271,20 @@ def _tool(tool: ToolDefinition) -> Tool:
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 
-def _drafts(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list[Draft]:
+def _system(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list[Draft]:
+    """The request's system messages as one, and after them what is told of tools and of the form of the answer."""
     system = [text_of(one.content) for one in request.messages if isinstance(one, SystemMessage)]
-    if tools:
-        system = [*(system or [preset.system]), tools.told()]
-    drafts = [Draft("system", (Text("\n\n".join(filter(None, system))),))] if system else []
+    form = request.response_format
+    described = form.json_schema.description if isinstance(form, JsonSchema) else None
+    if tools or described:
+        told = [tools.told()] if tools else []
+        told += [f"{FORM}{described}"] if described else []
+        system = [*(system or [preset.system]), *told]
+    return [Draft("system", (Text("\n\n".join(filter(None, system))),))] if system else []
+
+
+def _drafts(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list[Draft]:
+    drafts = _system(request, tools, preset)
     waiting: list[str] = []  # ids of calls that a tool is to answer, in their order
     results: dict[str, str] = {}
     for place, message in enumerate(request.messages):
@@ -313,7 +327,7 @@ def _user_parts(message: UserMessage, frames: int | None) -> list[Text | Referen
         elif isinstance(part, VideoPart):
             parts.append(Reference("video", part.video_url.url, frames=frames))
         else:
-            parts.append(Reference("pdf", part.file.file_data))
+            parts.append(Reference("pdf", part.file.file_data, name=part.file.filename))
     return parts
 
 
