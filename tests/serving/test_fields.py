@@ -27,6 +27,7 @@ from internvl.serving.refusal import Refusal, check_content_type, check_model, r
 from internvl.serving.schema import ChatRequest, EmbeddingRequest
 from internvl.serving.translate import translate
 from tests.serving.requests import ADD, HI, KINDS, PNG, chat, image
+from tests.serving.test_schema import TAKEN
 
 NAMES = sorted({name for kind in KINDS.values() for name in (*kind.model_fields, *kind.only)})
 INNER = ["type", "role", "content", "text", "image_url", "url", "detail", "function", "name", "parameters", "schema"]
@@ -59,6 +60,23 @@ def test_any_values_are_understood_or_refused(kind, body, whole):
         assert error.status in (400, 415)
         assert "\n" not in error.message
         json.dumps(error.body(), allow_nan=False)
+
+
+@settings(max_examples=150, deadline=None)
+@given(taken=st.sampled_from(TAKEN), draw=st.data())
+def test_a_good_request_with_one_wrong_value_is_understood_or_refused(taken, draw):
+    """The wrong value reaches far inside, where one of random fields does not."""
+    kind, body = taken
+    body = json.loads(json.dumps(body))
+    place: Any = body
+    while True:
+        key = draw.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not (isinstance(place[key], dict | list) and place[key]) or draw.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = draw.draw(VALUES)
+    error = outcome(lambda: follow(understood(kind, body)))
+    assert error is None or error.status in (400, 415)
 
 
 def outcome(act: Callable[[], object]) -> Refusal | None:
