@@ -84,7 +84,16 @@ def test_a_row_is_multiplied_alike_at_every_place_of_a_batch(rows):
 def baseline(engine: Engine) -> tuple[int, ...]:
     now = engine.counters()
     held = sum(tensor.numel() for tensor in engine._slots.cache.keys)
-    return now.queued, now.reading, now.running, now.free, len(engine._jobs), len(engine._queue._waiting), held
+    return (
+        now.queued,
+        now.reading,
+        now.running,
+        now.free,
+        len(engine._jobs),
+        len(engine._queue._waiting),
+        now.waiting_tiles,
+        held,
+    )
 
 
 def test_two_hundred_requests_and_cancels_leave_nothing_behind():

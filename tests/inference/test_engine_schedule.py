@@ -157,8 +157,24 @@ def test_a_full_queue_says_so():
     engine.submit(Request(ids=[1], sampling=GREEDY))
 
 
+def test_tiles_that_wait_are_bounded():
+    model = roomy()
+    engine = engine_of(model, waiting_tiles=5)
+    first = engine.submit(asking(model, 3, picture(1, tiles=3)))
+    with pytest.raises(UsageError, match="may bring 5"):
+        engine.submit(asking(model, 3, picture(1, tiles=6)))
+    with pytest.raises(QueueFull, match="3 tiles wait and 3 came"):
+        engine.submit(asking(model, 4, picture(2, tiles=3)))
+    engine.submit(asking(model, 5, picture(3, tiles=2)))
+    engine.cancel(first)
+    engine.submit(asking(model, 4, picture(2, tiles=3)))
+    assert engine.counters().waiting_tiles == 5
+    Ear(engine).all()
+    assert engine.counters().waiting_tiles == 0
+
+
 def test_an_engine_takes_on_only_what_it_can():
-    for name in ("slots", "max_len", "chunk", "queue", "per_user", "kept_tiles"):
+    for name in ("slots", "max_len", "chunk", "queue", "waiting_tiles", "per_user", "kept_tiles"):
         with pytest.raises(UsageError, match=name):
             EngineConfig(**{name: 0})
     assert engine_of(chat_model(), max_len=1000).max_len == 64, "what the model reads"

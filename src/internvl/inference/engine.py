@@ -76,8 +76,13 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its id is in all its events. What can never be answered is refused here."""
         self._check(request)
+        tiles, waiting = sum(len(tiles) for _, tiles in request.pictures), self._waiting_tiles()
         if len(self._queue) >= self.config.queue:
             raise QueueFull(f"{len(self._queue)} requests wait, as many as may; ask again later")
+        if waiting + tiles > self.config.waiting_tiles:
+            raise QueueFull(
+                f"{waiting} tiles wait and {tiles} came, but {self.config.waiting_tiles} may wait; ask again later"
+            )
         config = self._model.config
         keys = keys_of(request.ids, config.image_token, config.slots_per_tile, request.pictures)
         job = Job(next(self._ids), request, keys, self._features, config.slots_per_tile)
@@ -120,11 +125,15 @@ class Engine:
             running=len(self._running),
             slots=self.config.slots,
             free=self._slots.free,
+            waiting_tiles=self._waiting_tiles(),
             picture_hits=self._features.hits,
             picture_misses=self._features.misses,
             kept_tiles=self._features.tiles,
             **self._done,
         )
+
+    def _waiting_tiles(self) -> int:
+        return sum(job.looking.tiles for job in self._jobs.values())
 
     def _check(self, request: Request) -> None:
         config, most = self._model.config, min(self.config.slots, self.config.per_user or self.config.slots)
@@ -145,10 +154,10 @@ class Engine:
             )
             error.tokens = len(ids)
             raise error
-        slots, given = (
-            sum(one == config.image_token for one in ids),
-            sum(len(tiles) for _, tiles in request.pictures) * config.slots_per_tile,
-        )
+        tiles = sum(len(tiles) for _, tiles in request.pictures)
+        if tiles > self.config.waiting_tiles:
+            raise UsageError(f"the pictures have {tiles} tiles; a request may bring {self.config.waiting_tiles}")
+        slots, given = sum(one == config.image_token for one in ids), tiles * config.slots_per_tile
         if slots != given:
             raise PlaceholderMismatch(
                 f"the prompt has {slots} image slots but its pictures fill {given}; give the pictures it was made for"

@@ -24,6 +24,8 @@ class EngineConfig:
     """Tokens of prompts that are read in one step."""
     queue: int = 256
     """Requests that may wait."""
+    waiting_tiles: int = 1024
+    """Tiles that requests may bring in all before they are encoded: 0.6 GB at 448 px."""
     per_user: int | None = None
     """Slots that one user may have at a time; None: all."""
     kept_tiles: int | None = None
@@ -32,7 +34,7 @@ class EngineConfig:
     """Every step has the same shape whatever is in flight, so that an answer is the same to the last bit. Slower."""
 
     def __post_init__(self) -> None:
-        for name in ("slots", "max_len", "chunk", "queue", "per_user", "kept_tiles"):
+        for name in ("slots", "max_len", "chunk", "queue", "waiting_tiles", "per_user", "kept_tiles"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
@@ -87,6 +89,8 @@ class Counters:
     reused: int
     """Tokens of prompts that were in a slot already."""
     generated: int
+    waiting_tiles: int
+    """Tiles that are still to be encoded, or found among those that are kept."""
     picture_hits: int
     picture_misses: int
     kept_tiles: int

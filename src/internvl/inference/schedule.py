@@ -32,14 +32,16 @@ class Request:
 
     ids: Sequence[int]
     pictures: Pictures = ()
-    """Digest (`seen.digest`) and tiles of each picture, in the order of their slots."""
+    """Digest and tiles of each picture, in the order of their slots. Pictures are known by what `seen.digest` says of
+    their tiles, and by nothing else."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Its `stop` strings are for whoever turns tokens into text, and then calls `Engine.cancel`."""
     stop_ids: tuple[int, ...] = ()
     counted: tuple[int, ...] = ()
     """Ids that the repetition penalty counts besides the generated ones."""
     n: int = 1
-    """Answers to the same prompt, which is read once. With a seed, the seeds of the next are one higher each."""
+    """Answers to the same prompt, which is read once when so many slots are free. With a seed, the seeds of the next
+    are one higher each."""
     priority: int = 0
     """The higher goes first, always."""
     user: str = ""
@@ -65,6 +67,11 @@ class Looking:
         self._ends: list[int] = np.cumsum([len(tiles) * slots_per_tile for _, tiles in pictures], dtype=int).tolist()
         self._done: dict[int, Tensor] = {}
         self._pieces: list[Tensor] = []
+
+    @property
+    def tiles(self) -> int:
+        """How many are not computed yet, nor found."""
+        return sum(len(tiles) for tiles in self._tiles if tiles is not None)
 
     def ready(self, start: int, stop: int) -> bool:
         """Whether all is there that fills the image slots start .. stop - 1. If not, one part more is computed."""
