@@ -92,6 +92,18 @@ def test_who_asks_the_same_at_the_same_time_waits_for_it_to_be_read():
         assert_right(model, request, heard)
 
 
+def test_who_waits_for_another_does_not_hold_up_a_third():
+    model = roomy()
+    engine = engine_of(model)
+    slow = [asking(model, words(3, 1), picture(5, tiles=8), words(3, seed), user="a") for seed in (2, 3)]
+    hello = asking(model, words(4, 7), user="b")
+    ear, ids = Ear(engine), [engine.submit(request) for request in (*slow, hello)]
+    ear.all()
+    first, second, third = (ear.answers[id, 0].first_step for id in ids)
+    assert third < first < second
+    assert third <= 3
+
+
 def test_a_common_beginning_does_not_cost_another_conversation_its_slot():
     model = roomy()
     engine = engine_of(model)

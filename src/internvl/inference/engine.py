@@ -169,10 +169,8 @@ class Engine:
         """Give slots to those whose turn it is."""
         events: list[Event] = []
         while (job := self._queue.first(self._may_enter)) is not None:
-            request, urgent = job.request, all(job.request.priority > one.request.priority for one in self._reading)
-            if self._slots.free < request.n:
-                break
-            if not urgent and (len(self._reading) >= READERS or self._soon_shared(job)):
+            request = job.request
+            if self._slots.free < request.n or (len(self._reading) >= READERS and not self._urgent(job)):
                 break
             self._queue.pop(job)
             try:
@@ -188,6 +186,13 @@ class Engine:
         return events
 
     def _may_enter(self, job: Job) -> bool:
+        """Whether it may be a job's turn; those who wait for what another reads are passed over until it is read."""
+        return self._has_share(job) and (self._urgent(job) or not self._soon_shared(job))
+
+    def _urgent(self, job: Job) -> bool:
+        return all(job.request.priority > other.request.priority for other in self._reading)
+
+    def _has_share(self, job: Job) -> bool:
         """Whether a job's user would have no more slots than a user may."""
         if self.config.per_user is None:
             return True
