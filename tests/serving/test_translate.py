@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from internvl.data.prompts import TEMPLATES, Image, ImageSlot, Message, Text, Video, bind
+from internvl.inference.constraint import Constraint
 from internvl.inference.remote import contents
 from internvl.inference.sampling import SamplingConfig
 from internvl.serving.fields import understood
@@ -15,7 +18,7 @@ from internvl.serving.refusal import Refusal
 from internvl.serving.responses import ResponsesRequest
 from internvl.serving.schema import ChatRequest, CompletionRequest, TokenizeRequest
 from internvl.serving.tools import Tool, ToolUse
-from internvl.serving.translate import Constraint, Draft, Job, Preset, Reference, translate
+from internvl.serving.translate import Draft, Job, Preset, Reference, translate
 from tests.serving.requests import ADD, HI, PDF, PNG, chat, image, shown
 
 PHOTO = Pillow.new("RGB", (4, 4))
@@ -148,40 +151,49 @@ def test_tools_and_their_answers():
     assert said[1][1].startswith("I add.\n<tool_call>")
     assert said[2] == ("user", "<tool_response>\nfirst\n</tool_response>\n<tool_response>\nsecond\n</tool_response>")
     assert [role for role, _ in said] == ["user", "assistant", "user", "user"]
+    own = written(job(chat(messages=messages), preset=Preset(tool_role=True)).drafts)
+    assert own[2:4] == [("tool", "first"), ("tool", "second")]
     bare = [*messages[:2], {"role": "tool", "content": "x"}, {"role": "tool", "content": "y"}]
     text = written(job(chat(messages=bare)).drafts)[-1][1]
     assert text.index("x") < text.index("y")
 
 
-def test_the_form_of_an_answer():
-    schema = {"type": "object"}
-    asked = {
-        Constraint("json"): [{"response_format": {"type": "json_object"}},
-                             {"structured_outputs": {"json_object": True}}],
-        Constraint("regex", pattern="a+"): [{"guided_regex": "a+"}, {"structured_outputs": {"regex": "a+"}}],
-        Constraint("choice", choices=("a", "b")): [{"guided_choice": ["a", "b"]},
-                                                   {"structured_outputs": {"choice": ["a", "b"]}}],
-    }  # fmt: skip
-    for constraint, bodies in asked.items():
-        assert [job(chat(**body)).constraint for body in bodies] == [constraint, constraint]
-    for body in (
-        {"guided_json": schema},
-        {"guided_json": {}},
-        {"structured_outputs": {"json": {}}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
-    ):
-        found = job(chat(**body)).constraint
-        assert found is not None
-        assert found.kind == "schema"
-    assert job(chat()).constraint is None
-    assert job(chat(tools=[ADD])).constraint is None
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+FORMS = [
+    (Constraint.json_object(), {"response_format": {"type": "json_object"}}),
+    (Constraint.json_object(), {"structured_outputs": {"json_object": True}}),
+    (Constraint.regex("a+"), {"guided_regex": "a+"}),
+    (Constraint.regex("a+"), {"structured_outputs": {"regex": "a+"}}),
+    (Constraint.choice(["a", "b"]), {"guided_choice": ["a", "b"]}),
+    (Constraint.choice(["a", "b"]), {"structured_outputs": {"choice": ["a", "b"]}}),
+    (Constraint.json_schema(SCHEMA), {"guided_json": SCHEMA}),
+    (Constraint.json_schema({}), {"guided_json": {}}),
+    (Constraint.json_schema({}), {"structured_outputs": {"json": {}}}),
+    (Constraint.json_schema(SCHEMA),
+     {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}),
+    (None, {}),
+    (None, {"response_format": {"type": "text"}}),
+    (None, {"tools": [ADD]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "body"), FORMS, ids=[str(body) for _, body in FORMS])
+def test_the_form_of_an_answer(form, body):
+    assert job(chat(**body)).constraint == form
+
+
+def test_tools_that_are_too_much_together_are_refused_by_name():
+    large = {"type": "object", "description": "x" * 60_000}
+    tools = [{"type": "function", "function": {"name": name, "parameters": large}} for name in ("a", "b")]
+    with pytest.raises(Refusal, match="bytes") as error:
+        job(chat(tools=tools, tool_choice="required"))
+    assert error.value.param == "tools"
 
 
 def names_of(one: Job) -> list[str]:
     """The functions that an answer may be a call of."""
     assert one.constraint is not None
-    assert one.constraint.schema is not None
-    return [call["properties"]["name"]["const"] for call in one.constraint.schema["anyOf"]]
+    return [call["properties"]["name"]["const"] for call in json.loads(one.constraint.source)["anyOf"]]
 
 
 def test_a_call_that_must_be_is_held_to_its_schema():

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from internvl.errors import UsageError
+from internvl.inference.constraint import Constraint
 from internvl.serving.refusal import MARK, Refusal, nearest, of_validation, shown
 
 R = TypeVar("R", bound="Fields")
@@ -46,7 +47,7 @@ class RequestLimits:
     stop: int = 4
     schema_depth: int = 32
     schema_bytes: int = 64 * KIB
-    """Of one JSON schema, written without spaces."""
+    """Of one JSON schema."""
     pattern: int = 4 * KIB
     """Letters of a regular expression."""
     choices: int = 1024
@@ -274,12 +275,12 @@ Texts = Annotated[
 def check_schema(schema: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
     """A JSON schema of bounded depth and size, which refers to nothing outside itself."""
     limits = limits_of(info)
-    for depth, key, value in walk(schema):
-        if depth > limits.schema_depth:
-            raise refuse(f"the schema is nested deeper than {limits.schema_depth}, the limit; flatten it", kind="limit")
-        if key == "$ref" and isinstance(value, str) and not value.startswith("#"):
-            raise refuse(f"$ref {shown(value)} leads out of the schema; refer to its own parts (#/...) only")
-    size = len(json.dumps(schema, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    if any(depth > limits.schema_depth for depth, _, _ in walk(schema)):
+        raise refuse(f"the schema is nested deeper than {limits.schema_depth}, the limit; flatten it", kind="limit")
+    try:
+        size = len(Constraint.json_schema(schema).source)
+    except UsageError as error:
+        raise refuse(str(error)) from None
     if size > limits.schema_bytes:
         raise refuse(f"the schema has {size} bytes, at most {limits.schema_bytes} are taken; make it smaller",
                      kind="limit")  # fmt: skip

@@ -210,7 +210,8 @@ def path_of(places: Iterable[str | int]) -> str:
         if isinstance(place, int):
             path += f"[{place}]"
         elif not place.startswith(MARK):
-            path += ("." if path else "") + (place if len(place) <= SHOWN else place[:SHOWN] + "…")
+            plain = place if place.isprintable() else repr(place)[1:-1]
+            path += ("." if path else "") + (plain if len(plain) <= SHOWN else plain[:SHOWN] + "…")
     return path
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from internvl.data.prompts import IMAGE, VIDEO, Image, Message, Part, Role, Text, Video
+from internvl.errors import UsageError
+from internvl.inference.constraint import Constraint
 from internvl.serving.messages import (
     AssistantMessage,
     ImagePart,
@@ -123,16 +125,6 @@ class Sampling:
         return vars(replace(self, max_new_tokens=most, min_new_tokens=min(self.min_new_tokens, most))).copy()
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """The form that an answer must have: any JSON object, JSON of a schema, a regular expression, one of some texts."""
-
-    kind: Literal["json", "schema", "regex", "choice"]
-    schema: dict[str, Any] | None = None
-    pattern: str | None = None
-    choices: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A request in the package's own words."""
@@ -165,6 +157,8 @@ class Preset:
     temperature: float = 0.0
     system: str = ""
     """The model's own system message. It stands before what is said of tools and forms; a request's replaces it."""
+    tool_role: bool = False
+    """Whether the model's template has a place of its own for what tools answered."""
 
 
 def translate(
@@ -196,7 +190,7 @@ def translate(
     return Job(
         drafts=tuple(_drafts(request, tools, preset)),
         sampling=_sampling(request, preset, most, request.top_logprobs or 0),
-        constraint=Constraint("schema", tools.schema()) if tools and tools.must else _constraint(request),
+        constraint=_constraint(request, tools),
         tools=tools,
         max_tiles=request.max_tiles,
         logprobs=bool(request.logprobs),
@@ -237,21 +231,33 @@ def _sampling(request: Drawn, preset: Preset, most: int | None, top_logprobs: in
     )
 
 
-def _constraint(request: Drawn) -> Constraint | None:
+def _constraint(request: Drawn, tools: ToolUse | None = None) -> Constraint | None:
+    """The form that an answer must have. There is one at most: `constraints()` has seen to that."""
+    fields = ["tools"] if tools else request.constraints()
+    try:
+        return _called_form(tools) if tools else _form(request)
+    except UsageError as error:
+        raise Refusal(f"{fields[0]}: {error}", param=fields[0], code="invalid_value") from None
+
+
+def _called_form(tools: ToolUse) -> Constraint | None:
+    return Constraint.json_schema(tools.schema()) if tools.must else None
+
+
+def _form(request: Drawn) -> Constraint | None:
     form = request.response_format if isinstance(request, ChatRequest) else None
-    if isinstance(form, JsonSchema):
-        return Constraint("schema", form.json_schema.schema_)
     inner = request.structured_outputs
     if isinstance(form, JsonObject) or (inner and inner.json_object):
-        return Constraint("json")
+        return Constraint.json_object()
     schema = request.guided_json if inner is None else inner.json_
+    schema = form.json_schema.schema_ if isinstance(form, JsonSchema) else schema
     if schema is not None:
-        return Constraint("schema", schema)
+        return Constraint.json_schema(schema)
     pattern = request.guided_regex if inner is None else inner.regex
     if pattern is not None:
-        return Constraint("regex", pattern=pattern)
+        return Constraint.regex(pattern)
     choices = request.guided_choice if inner is None else inner.choice
-    return None if choices is None else Constraint("choice", choices=tuple(choices))
+    return None if choices is None else Constraint.choice(choices)
 
 
 def _tools(request: ChatRequest) -> ToolUse | None:
@@ -283,6 +289,13 @@ def _system(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list
     return [Draft("system", (Text("\n\n".join(filter(None, system))),))] if system else []
 
 
+def _told(results: Sequence[str], preset: Preset) -> list[Draft]:
+    """What tools answered, together."""
+    if preset.tool_role:
+        return [Draft("tool", (Text(result),)) for result in results]
+    return [Draft("user", (Text("\n".join(map(answered, results))),))]
+
+
 def _drafts(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list[Draft]:
     drafts = _system(request, tools, preset)
     waiting: list[str] = []  # ids of calls that a tool is to answer, in their order
@@ -293,8 +306,7 @@ def _drafts(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list
             results[key] = text_of(message.content)
             following = request.messages[place + 1 : place + 2]
             if not following or not isinstance(following[0], ToolMessage):
-                told = [results[one] for one in sorted(results, key=lambda one: _rank(one, waiting))]
-                drafts.append(Draft("user", (Text("\n".join(map(answered, told))),)))
+                drafts += _told([results[one] for one in sorted(results, key=lambda one: _rank(one, waiting))], preset)
                 results = {}
         elif isinstance(message, AssistantMessage):
             waiting = [call.id for call in message.tool_calls or ()]
