@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internvl.inference.constraint import Constraint
 from internvl.serving.tools import Call, Tool, ToolUse, answered
 
 USE = ToolUse((Tool("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}}), Tool("now")))
@@ -109,3 +110,38 @@ def test_earlier_calls_are_written_as_json(arguments):
     inner = json.loads(written.removeprefix("<tool_call>").removesuffix("</tool_call>"))
     assert inner["name"] == "add"
     assert inner["arguments"] in (arguments, json.loads(arguments) if arguments.startswith("{") else None)
+
+
+def test_the_grammar_library_takes_the_schema_of_calls():
+    """References that moved still lead where they led."""
+    llguidance = pytest.importorskip("llguidance")
+    parameters = {
+        "type": "object",
+        "properties": {"x": {"$ref": "#/$defs/y"}},
+        "required": ["x"],
+        "additionalProperties": False,
+        "$defs": {"y": {"type": "integer"}},
+    }
+    form = Constraint.json_schema(ToolUse((Tool("f", None, parameters), Tool("now")), must=True).schema())
+    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()))
+
+    def fits(text: str) -> bool:
+        matcher = llguidance.LLMatcher(tokenizer, form.grammar(), log_level=0)
+        assert not matcher.is_error(), matcher.get_error()
+        return matcher.try_consume_tokens(list(text.encode())) == len(text) and matcher.is_accepting()
+
+    assert fits('{"name": "f", "arguments": {"x": 3}}')
+    assert fits('{"name": "now", "arguments": {}}')
+    assert not fits('{"name": "f", "arguments": {"x": "a"}}')
+    assert not fits('{"name": "f", "arguments": {}}')
+    assert not fits('{"name": "sub", "arguments": {}}')
+
+
+class Bytes:
+    """A tokenizer for the grammar library: every byte is a token."""
+
+    eos_token_id, bos_token_id, special_token_ids = 256, None, (256,)
+    tokens = (*(bytes([byte]) for byte in range(256)), b"")
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
