@@ -21,6 +21,8 @@ from internvl.data.tokenizer import Tokenizer
 from internvl.errors import InternVLError, MissingExtra, UsageError
 from internvl.inference import constrain, constraint
 from internvl.inference.constrain import ConstrainedAnswer, Constraint, Grammars
+from internvl.inference.draft import Draft
+from internvl.inference.sampling import SamplingConfig
 from tests.conftest import golden, golden_names
 from tests.data import sentencepiece_files as files
 
@@ -382,6 +384,24 @@ def test_an_answer_that_uses_a_grammar_up_does_not_end_another(monkeypatch):
     assert any(answer._alone for answer in answers), "the bound was not met: this tests nothing"
     with pytest.raises(UsageError, match="it costs more than a grammar may; simplify"):
         any(first.accept(letters[int(torch.randint(2, (), generator=random))]) for _ in range(5000))
+
+
+def test_a_draft_keeps_the_form_that_its_answer_must_have():
+    """The loop of the engine: random logits, drawn with a temperature, top-k and a penalty."""
+    schema = SCHEMAS["chinese"]
+    for seed in range(5):
+        config = SamplingConfig(max_new_tokens=200, temperature=1.5, top_k=9, repetition_penalty=1.1, seed=seed)
+        answer = start("nano", Constraint.json_schema(schema))
+        draft, random, finish = (
+            Draft(config, stops("nano"), constraint=answer),
+            torch.Generator().manual_seed(seed),
+            None,
+        )
+        while finish is None:
+            logits = torch.randn(grammars("nano").vocab_size, generator=random)
+            finish = draft.add(draft.choose(logits, int(logits.argmax())))
+        assert finish == "stop"
+        assert fits(json.loads(said("nano", [i for i in draft.ids if i not in stops("nano")])), schema)
 
 
 def test_only_the_latest_grammars_are_kept(monkeypatch):
