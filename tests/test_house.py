@@ -46,6 +46,7 @@ LONG_FILES: dict[str, str] = {
     "zoo.py": "a table, one row for each published checkpoint",
 }
 LONG_FUNCTIONS: dict[str, str] = {
+    "cli/bench.py:serve": "one line for each option",
     "cli/chat.py:chat": "one line for each option",
     "cli/eval.py:evaluate": "one line for each option",
     "cli/prefer.py:prefer": "one line for each option",

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from internvl.cli.bench import bench
 from internvl.cli.chat import chat
 from internvl.cli.convert import convert
 from internvl.cli.embed import embed
@@ -52,6 +53,7 @@ app.command()(lint)
 app.command()(prefer)
 for command in (train, plan, world):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,1 @@
+"""Measuring: a load tool for any OpenAI-compatible endpoint."""
