@@ -132,6 +132,14 @@ def broken(handler, body, number):
     handler.cut()
 
 
+def refusing_by_half(handler, body, number):
+    handler.send_response(500)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"error": ')
+    handler.cut()
+
+
 def unfinished(handler, body, number):
     handler.begin()
     handler.event(piece("half"))
@@ -171,13 +179,13 @@ FAULTS = {
 
 
 def test_each_fault_is_counted_by_its_kind_and_disturbs_nobody():
-    plan = [*FAULTS.values(), *FAULTS.values(), answer, unfinished, answer, FAULTS["HTTP 500"]]
+    plan = [*FAULTS.values(), *FAULTS.values(), answer, unfinished, answer, refusing_by_half, FAULTS["HTTP 500"]]
 
     with serving(Scripted(lambda handler, body, number: plan[number](handler, body, number))) as scripted:
         run = measured(scripted, Load(requests=len(plan), concurrency=1))
     found = figures(run)
     assert len(scripted.bodies) == len(plan)  # nothing is asked twice
-    expected = Counter(dict.fromkeys(FAULTS, 2)) + Counter(["cut stream", "HTTP 500"])
+    expected = Counter(dict.fromkeys(FAULTS, 2)) + Counter(["cut stream", "cut stream", "HTTP 500"])
     assert {error.kind: error.count for error in found.errors} == expected
     assert (found.answered, found.failed, found.cancelled) == (2, len(plan) - 2, 0)
     said = {error.kind: error.first for error in found.errors}

@@ -142,6 +142,8 @@ class Client:
                 raise Refused(error.status_code, self._said(error) + _wished(error)) from None
             except openai.OpenAIError as error:
                 raise Unreachable("no connection", self._said(error)) from None
+            except Exception as error:  # of the HTTP library, where the body of a refusal breaks off
+                raise _broken(error) from None
             return await self._listen(_lines(response.iter_lines()), heard)
 
     async def _listen(self, lines: AsyncIterator[str], heard: Callable[[], None]) -> Said:
@@ -204,8 +206,12 @@ async def _lines(source: AsyncIterator[str]) -> AsyncIterator[str]:
         except StopAsyncIteration:
             return
         except Exception as error:  # of whichever HTTP library the client uses
-            raise Failed("cut stream", f"the connection broke: {type(error).__name__}") from None
+            raise _broken(error) from None
         yield line
+
+
+def _broken(error: Exception) -> Failed:
+    return Failed("cut stream", f"the connection broke: {type(error).__name__}")
 
 
 def _wished(error: Exception) -> str:
