@@ -573,6 +573,7 @@ HARD = [
     Constraint.regex(r"(\w{1,200}|.{1,200}){1,50}x"),
     Constraint.json_schema({"enum": [f"v{i}" for i in range(4000)]}),
     Constraint.json_schema({"type": "array", "minItems": 10**9, "items": {"type": "string", "maxLength": 10**9}}),
+    Constraint.json_schema({"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(2000)}}),
     Constraint.choice([f"{i:02}" * 20 for i in range(1000)]),
 ]
 

@@ -65,7 +65,7 @@ class Grammars:
         self._table = llguidance.LLTokenizer(table)
         # In the library's units: what building, one step and keeping may cost. Its messages do not show the grammar.
         self._limits = llguidance.LLParserLimits(
-            max_items_in_row=1_000,
+            max_items_in_row=2_000,
             initial_lexer_fuel=1_000_000,
             step_lexer_fuel=200_000,
             step_max_items=50_000,
@@ -301,7 +301,7 @@ def _loses_one(spelt: bytes, said: str) -> bool:
 
 
 def _costs_too_much(matcher: llguidance.LLMatcher) -> bool:
-    told = re.search(r"^panic|too (many|large|big|complex)", matcher.get_error())
+    told = re.search(r"^panic|too (many|large|big|complex)|max is \d|^Unable to determine", matcher.get_error())
     return matcher.is_error() and ("TooComplex" in matcher.stop_reason() or told is not None)
 
 
