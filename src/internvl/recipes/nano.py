@@ -98,8 +98,8 @@ SMALL_SKILLS = ("shape",)
 def nano_small() -> TrainConfig:
     """A small sibling of nano learns from random weights, on a CPU in a quarter of an hour: a first run of the whole.
 
-    It draws what it learns from: one shape, and which colour and kind it has. Held-out rows of another seed are asked at
-    every evaluation; the curve is in `runs/nano_small/report.html`.
+    It draws what it learns from: one shape, and which colour and kind it has. Held-out rows of another seed are asked
+    at every evaluation; the curve is in `runs/nano_small/report.html`.
     """
     return TrainConfig(
         start=Start(model=f"{SMALL}_start"),
