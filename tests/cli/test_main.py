@@ -338,6 +338,16 @@ def test_zoo(capsys):
     assert len(json.loads(capsys.readouterr().out)) > 80
 
 
+def test_a_rank_ends_at_once_with_all_said_and_its_status():
+    """Without the interpreter's own end, in which torch's threads now and then abort: nothing may be lost by that."""
+    rank = os.environ | {"RANK": "0"}
+    good, bad = internvl("zoo", "nano", env=rank), internvl("zoo", "no-such-model", env=rank)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout == internvl("zoo", "nano").stdout
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert "no model has 'no-such-model'" in bad.stderr
+
+
 @pytest.mark.parametrize("name", ["nano", "nano-c"])
 def test_zoo_has_the_card_of_what_is_inside(name, capsys):
     assert run(["zoo", name]) == 0

@@ -18,7 +18,7 @@ from internvl.inference.rows import measured, not_numbers
 from internvl.inference.sampling import Finish, SamplingConfig, Token, draw, shape
 
 
-class Constraint(Protocol):
+class Restricts(Protocol):
     """What an answer may be: JSON of a schema, one of several choices, a pattern. It follows one answer."""
 
     @property
@@ -48,7 +48,7 @@ class Draft:
         config: SamplingConfig,
         stop_ids: Sequence[int] = (),
         counted: Sequence[int] = (),
-        constraint: Constraint | None = None,
+        constraint: Restricts | None = None,
     ) -> None:
         """counted: ids that the repetition penalty counts besides the generated ones."""
         self.config, self.stop_ids, self.counted = config, tuple(stop_ids), tuple(counted)
@@ -67,20 +67,16 @@ class Draft:
             scores = _restricted(scores, self._constraint.allowed())
         return int(scores.argmax()) if config.is_greedy else draw(scores, config, self._generator)
 
-    def finish(self, chosen: int) -> Finish | None:
-        """How the answer would end with this id, as far as ids and their number tell."""
-        if chosen in self.stop_ids:
-            return "stop"
-        return "length" if len(self.ids) + 1 >= self.config.max_new_tokens else None
-
     def add(self, chosen: int) -> Finish | None:
         """Take the next id. Returns how the answer ends with it, if it does."""
-        finish = self.finish(chosen)
         self.ids.append(chosen)
-        if self._constraint is not None and finish != "stop":
+        if chosen in self.stop_ids:
+            return "stop"
+        if self._constraint is not None:
             self._constraint.accept(chosen)
-            finish = "stop" if self._constraint.finished else finish
-        return finish
+            if self._constraint.finished:
+                return "stop"
+        return "length" if len(self.ids) >= self.config.max_new_tokens else None
 
 
 def next_tokens(logits: Tensor, drafts: Mapping[int, Draft]) -> dict[int, Token | Exception]:

@@ -56,7 +56,6 @@ class Generation:
         while self.live:
             emitted = self._choose(logits)
             for one in emitted:
-                self._drafts[one.row].add(one.token.id)
                 if one.finish is not None:
                     self.end(one.row)
             yield emitted
@@ -69,11 +68,8 @@ class Generation:
         for row, token in next_tokens(logits, {row: self._drafts[row] for row in self.live}).items():
             if isinstance(token, Exception):
                 raise token
-            emitted.append(Emitted(row, token, self._finish(row, token.id)))
+            emitted.append(Emitted(row, token, self._drafts[row].add(token.id)))
         return emitted
-
-    def _finish(self, row: int, chosen: int) -> Finish | None:
-        return self._drafts[row].finish(chosen)
 
 
 def generate(model: Continues, prompts: Sequence[Prompt], *, cache: KVCache) -> list[Completion]:

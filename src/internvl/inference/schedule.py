@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from internvl.errors import UsageError
-from internvl.inference.draft import Constraint, Draft
+from internvl.inference.draft import Draft, Restricts
 from internvl.inference.sampling import SamplingConfig
 from internvl.inference.seen import Features, Key
 from internvl.inference.slots import Slot
@@ -46,7 +46,7 @@ class Request:
     """The higher goes first, always."""
     user: str = ""
     """Users of equal priority take turns, however many requests each has."""
-    constraint: Callable[[], Constraint] | None = None
+    constraint: Callable[[], Restricts] | None = None
     """What every answer must be; called once for each of them."""
 
     def draft(self, answer: int) -> Draft:
