@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from internvl.inference import beams, generate, sampling
+from internvl.inference import beams, draft, sampling
 from internvl.models import attention
 from internvl.models.attention import KVCache
 from internvl.models.chat import ChatModel
@@ -31,12 +31,14 @@ def continues_after_the_padding(patch: pytest.MonkeyPatch) -> None:
 
 
 def stops_one_token_late(patch: pytest.MonkeyPatch) -> None:
-    finish = generate.Generation._finish
+    add = draft.Draft.add
 
-    def late(self, row, chosen):
-        return finish(self, row, (self.generated[row] or [-1])[-1])
+    def late(self, chosen):
+        before = self.ids[-1] if self.ids else -1
+        finish = add(self, chosen)
+        return "stop" if before in self.stop_ids else None if finish == "stop" else finish
 
-    patch.setattr(generate.Generation, "_finish", late)
+    patch.setattr(draft.Draft, "add", late)
 
 
 def forgets_a_token_when_copying(patch: pytest.MonkeyPatch) -> None:
