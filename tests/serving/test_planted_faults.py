@@ -50,13 +50,13 @@ def says_what_went_wrong_inside(patch: pytest.MonkeyPatch) -> None:
 
 
 def reads_typed_text_as_structure(patch: pytest.MonkeyPatch) -> None:
-    whole = translate.Draft.message
+    whole = translate.Unopened.message
 
     def message(self, opened=None):
         read = whole(self, opened)
         return replace(read, parts=tuple(part.text if isinstance(part, Text) else part for part in read.parts))
 
-    patch.setattr(translate.Draft, "message", message)
+    patch.setattr(translate.Unopened, "message", message)
 
 
 def puts_all_media_first(patch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def puts_all_media_first(patch: pytest.MonkeyPatch) -> None:
         texts = [part for part in self.parts if isinstance(part, translate.Text)]
         return translate.Message(self.role, (*media, *texts))
 
-    patch.setattr(translate.Draft, "message", message)
+    patch.setattr(translate.Unopened, "message", message)
 
 
 def leaves_answers_as_they_came(patch: pytest.MonkeyPatch) -> None:

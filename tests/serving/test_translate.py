@@ -18,27 +18,27 @@ from internvl.serving.refusal import Refusal
 from internvl.serving.responses import ResponsesRequest
 from internvl.serving.schema import ChatRequest, CompletionRequest, TokenizeRequest
 from internvl.serving.tools import Tool, ToolUse
-from internvl.serving.translate import Draft, Job, Preset, Reference, translate
+from internvl.serving.translate import Order, Preset, Reference, Unopened, translate
 from tests.serving.requests import ADD, HI, PDF, PNG, chat, image, shown
 
 PHOTO = Pillow.new("RGB", (4, 4))
 CALLS = [{"id": f"c{n}", "type": "function", "function": {"name": "add", "arguments": f'{{"a": {n}}}'}} for n in (1, 2)]
 
 
-def job(body: dict, kind: type = ChatRequest, preset: Preset | None = None) -> Job:
+def job(body: dict, kind: type = ChatRequest, preset: Preset | None = None) -> Order:
     return translate(understood(kind, body), preset)
 
 
-def written(drafts: tuple[Draft, ...]) -> list[tuple[str, str]]:
+def written(unopened: tuple[Unopened, ...]) -> list[tuple[str, str]]:
     """Role and text of every message."""
-    return [(d.role, "".join(part.text for part in d.parts if isinstance(part, Text))) for d in drafts]
+    return [(d.role, "".join(part.text for part in d.parts if isinstance(part, Text))) for d in unopened]
 
 
-def opened(one: Job) -> list[Message]:
+def opened(one: Order) -> list[Message]:
     """The messages, a document having two pages and a video three frames."""
     kinds = {"image": Image(PHOTO), "video": Video((PHOTO,) * 3), "pdf": (Image(PHOTO), Image(PHOTO))}
     media = {reference: kinds[reference.kind] for reference in one.references}
-    return [draft.message(media) for draft in one.drafts]
+    return [draft.message(media) for draft in one.unopened]
 
 
 SPELT = st.sampled_from(
@@ -125,16 +125,16 @@ def test_equal_media_are_opened_once_and_addresses_are_not_shown():
 
 def test_system_messages_are_one_and_go_before_the_models_own():
     messages = [{"role": "system", "content": "A"}, {"role": "developer", "content": "B"}, *HI]
-    assert written(job(chat(messages=messages)).drafts) == [("system", "A\n\nB"), ("user", "Hi")]
-    assert written(job(chat(), preset=Preset(system="Own")).drafts) == [("user", "Hi")]
-    [(role, told), _] = written(job(chat(tools=[ADD]), preset=Preset(system="Own")).drafts)
+    assert written(job(chat(messages=messages)).unopened) == [("system", "A\n\nB"), ("user", "Hi")]
+    assert written(job(chat(), preset=Preset(system="Own")).unopened) == [("user", "Hi")]
+    [(role, told), _] = written(job(chat(tools=[ADD]), preset=Preset(system="Own")).unopened)
     assert role == "system"
     assert told.startswith("Own\n\n# Tools")
 
 
 def test_the_description_of_a_schema_is_told():
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "description": "a total"}}
-    [(role, told), _] = written(job(chat(response_format=form), preset=Preset(system="Own")).drafts)
+    [(role, told), _] = written(job(chat(response_format=form), preset=Preset(system="Own")).unopened)
     assert (role, told) == ("system", "Own\n\nThe answer is JSON of this kind: a total")
 
 
@@ -146,15 +146,15 @@ def test_tools_and_their_answers():
         {"role": "tool", "tool_call_id": "c1", "content": "first"},
         *HI,
     ]
-    said = written(job(chat(messages=messages)).drafts)
+    said = written(job(chat(messages=messages)).unopened)
     assert said[1][1].count("<tool_call>") == 2
     assert said[1][1].startswith("I add.\n<tool_call>")
     assert said[2] == ("user", "<tool_response>\nfirst\n</tool_response>\n<tool_response>\nsecond\n</tool_response>")
     assert [role for role, _ in said] == ["user", "assistant", "user", "user"]
-    own = written(job(chat(messages=messages), preset=Preset(tool_role=True)).drafts)
+    own = written(job(chat(messages=messages), preset=Preset(tool_role=True)).unopened)
     assert own[2:4] == [("tool", "first"), ("tool", "second")]
     bare = [*messages[:2], {"role": "tool", "content": "x"}, {"role": "tool", "content": "y"}]
-    text = written(job(chat(messages=bare)).drafts)[-1][1]
+    text = written(job(chat(messages=bare)).unopened)[-1][1]
     assert text.index("x") < text.index("y")
 
 
@@ -190,7 +190,7 @@ def test_tools_that_are_too_much_together_are_refused_by_name():
     assert error.value.param == "tools"
 
 
-def names_of(one: Job) -> list[str]:
+def names_of(one: Order) -> list[str]:
     """The functions that an answer may be a call of."""
     assert one.constraint is not None
     return [call["properties"]["name"]["const"] for call in json.loads(one.constraint.source)["anyOf"]]
@@ -237,10 +237,10 @@ def test_the_servers_own_warmth_is_used_where_none_is_asked_for():
 
 def test_completions_and_tokenize():
     one = job({"model": "m", "prompt": ["a", "<image>"], "logprobs": 0, "n": 2}, CompletionRequest)
-    assert (one.prompts, one.drafts, one.logprobs, one.n) == (("a", "<image>"), (), True, 2)
+    assert (one.prompts, one.unopened, one.logprobs, one.n) == (("a", "<image>"), (), True, 2)
     assert one.sampling.max_new_tokens == 16
     assert job({"prompt": "a"}, TokenizeRequest).prompts == ("a",)
-    assert job({"messages": HI}, TokenizeRequest).drafts == job(chat()).drafts
+    assert job({"messages": HI}, TokenizeRequest).unopened == job(chat()).unopened
 
 
 def test_a_response_is_the_same_job_as_its_chat():
@@ -276,4 +276,4 @@ def test_a_response_is_the_same_job_as_its_chat():
 
 def test_a_reference_that_was_not_opened_is_a_fault():
     with pytest.raises(KeyError):
-        Draft("user", (Reference("image", "https://example.org/a.png"),)).message({})
+        Unopened("user", (Reference("image", "https://example.org/a.png"),)).message({})

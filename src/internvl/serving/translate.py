@@ -1,8 +1,8 @@
 """From a checked request to what the rest of the package works with. Nothing is opened, and no model is known here.
 
-    ChatRequest --translate--> Job: drafts with references to media, sampling, the form of the answer, tools
+    ChatRequest --translate--> Order: messages with references to media, sampling, the form of the answer, tools
                                  |
-                                 '-- Draft.message(opened) --> internvl.data.prompts.Message
+                                 '-- Unopened.message(opened) --> internvl.data.prompts.Message
 
 What a person typed becomes `Text`, in which nothing is a placeholder. How pictures stand among texts follows the rule
 that `internvl.inference.remote` states: before all text they are introduced in the family's way, elsewhere each stands
@@ -65,7 +65,7 @@ Opened = Image | Video | Sequence[Image]
 
 
 @dataclass(frozen=True)
-class Draft:
+class Unopened:
     """A message whose media are not open yet."""
 
     role: Role
@@ -78,7 +78,7 @@ class Draft:
     def message(self, opened: Mapping[Reference, Opened] | None = None) -> Message:
         """The message, with what its references are.
 
-        >>> Draft("user", (Text("Hi <image>"),)).message().parts
+        >>> Unopened("user", (Text("Hi <image>"),)).message().parts
         (Text(text='Hi <image>'),)
         """
         media = [_shown((opened or {})[part]) for part in self.references]
@@ -126,13 +126,13 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Order:
     """A request in the package's own words."""
 
     model: str
-    drafts: tuple[Draft, ...] = ()
+    unopened: tuple[Unopened, ...] = ()
     prompts: tuple[str, ...] = ()
-    """Of /v1/completions: texts to continue, each a job of its own; there are no drafts then."""
+    """Of /v1/completions: texts to continue, each a job of its own; there are no unopened then."""
     sampling: Sampling = Sampling()
     n: int = 1
     constraint: Constraint | None = None
@@ -147,7 +147,7 @@ class Job:
     @property
     def references(self) -> tuple[Reference, ...]:
         """Everything that is to be opened, each once."""
-        return tuple(dict.fromkeys(one for draft in self.drafts for one in draft.references))
+        return tuple(dict.fromkeys(one for draft in self.unopened for one in draft.references))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,19 +163,19 @@ class Preset:
 
 def translate(
     request: ChatRequest | CompletionRequest | ResponsesRequest | TokenizeRequest, preset: Preset | None = None
-) -> Job:
+) -> Order:
     """A request as a job.
 
     >>> request = understood(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
-    >>> translate(request).drafts                                                         # doctest: +SKIP
-    (Draft(role='user', parts=(Text(text='Hi'),)),)
+    >>> translate(request).unopened                                                         # doctest: +SKIP
+    (Unopened(role='user', parts=(Text(text='Hi'),)),)
     """
     preset = preset or Preset()
     if isinstance(request, ResponsesRequest):
         return translate(request.as_chat(), preset)
     if isinstance(request, TokenizeRequest):
         if request.messages is None:
-            return Job(model=request.model or "", prompts=(request.prompt or "",))
+            return Order(model=request.model or "", prompts=(request.prompt or "",))
         request = ChatRequest.model_construct(
             model=request.model or "", messages=request.messages, tools=request.tools,
             max_tiles=request.max_tiles, num_frames=request.num_frames,
@@ -183,12 +183,12 @@ def translate(
     if isinstance(request, CompletionRequest):
         alternatives = request.logprobs or 0
         sampling = _sampling(request, preset, request.max_tokens or COMPLETION_TOKENS, alternatives)
-        return Job(prompts=tuple(request.prompts), sampling=sampling, constraint=_constraint(request),
+        return Order(prompts=tuple(request.prompts), sampling=sampling, constraint=_constraint(request),
                    logprobs=request.logprobs is not None, **_sent(request))  # fmt: skip
     tools = _tools(request)
     most = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    return Job(
-        drafts=tuple(_drafts(request, tools, preset)),
+    return Order(
+        unopened=tuple(_unopened(request, tools, preset)),
         sampling=_sampling(request, preset, most, request.top_logprobs or 0),
         constraint=_constraint(request, tools),
         tools=tools,
@@ -277,7 +277,7 @@ def _tool(tool: ToolDefinition) -> Tool:
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 
-def _system(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list[Draft]:
+def _system(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list[Unopened]:
     """The request's system messages as one, and after them what is told of tools and of the form of the answer."""
     system = [text_of(one.content) for one in request.messages if isinstance(one, SystemMessage)]
     form = request.response_format
@@ -286,18 +286,18 @@ def _system(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list
         told = [tools.told()] if tools else []
         told += [f"{FORM}{described}"] if described else []
         system = [*(system or [preset.system]), *told]
-    return [Draft("system", (Text("\n\n".join(filter(None, system))),))] if system else []
+    return [Unopened("system", (Text("\n\n".join(filter(None, system))),))] if system else []
 
 
-def _told(results: Sequence[str], preset: Preset) -> list[Draft]:
+def _told(results: Sequence[str], preset: Preset) -> list[Unopened]:
     """What tools answered, together."""
     if preset.tool_role:
-        return [Draft("tool", (Text(result),)) for result in results]
-    return [Draft("user", (Text("\n".join(map(answered, results))),))]
+        return [Unopened("tool", (Text(result),)) for result in results]
+    return [Unopened("user", (Text("\n".join(map(answered, results))),))]
 
 
-def _drafts(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list[Draft]:
-    drafts = _system(request, tools, preset)
+def _unopened(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list[Unopened]:
+    unopened = _system(request, tools, preset)
     waiting: list[str] = []  # ids of calls that a tool is to answer, in their order
     results: dict[str, str] = {}
     for place, message in enumerate(request.messages):
@@ -306,14 +306,16 @@ def _drafts(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> list
             results[key] = text_of(message.content)
             following = request.messages[place + 1 : place + 2]
             if not following or not isinstance(following[0], ToolMessage):
-                drafts += _told([results[one] for one in sorted(results, key=lambda one: _rank(one, waiting))], preset)
+                unopened += _told(
+                    [results[one] for one in sorted(results, key=lambda one: _rank(one, waiting))], preset
+                )
                 results = {}
         elif isinstance(message, AssistantMessage):
             waiting = [call.id for call in message.tool_calls or ()]
-            drafts.append(Draft("assistant", (Text(_spoken(message)),)))
+            unopened.append(Unopened("assistant", (Text(_spoken(message)),)))
         elif isinstance(message, UserMessage):
-            drafts.append(Draft("user", tuple(_user_parts(message, request.num_frames))))
-    return drafts
+            unopened.append(Unopened("user", tuple(_user_parts(message, request.num_frames))))
+    return unopened
 
 
 def _rank(call: str, calls: Sequence[str]) -> int:

@@ -1,0 +1,339 @@
+"""What the processes of a server say to one another: JSON in frames over a socket, pixels in memory beside.
+
+    the process of the API (no torch) --Read-->      reader: opens media and writes prompts --Prompt | Refused-->
+                                      --Ask, Drop--> worker: owns the engine                --Piece, Done | Refused-->
+
+A frame is its length in 4 bytes and JSON. Nothing is pickled: what comes from a process that strangers' files have been
+through is read as data. Pixels are in an anonymous file of memory, of which a frame carries the descriptor; it has no
+name, so nothing is left of it whichever process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from internvl.errors import InternVLError
+
+LONGEST = 1 << 30
+"""Bytes of a frame."""
+HEADER = struct.Struct(">IB")
+"""Length of the JSON, and whether memory comes with it."""
+
+
+class WireError(InternVLError):
+    """A frame that is none, or of a kind that is not expected: the process at the other end is not to be trusted."""
+
+
+# ---- to and from a reader --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """Open what an order refers to and write its prompt. Answered by a Prompt or a Refused of the same id."""
+
+    id: int
+    order: Mapping[str, Any]
+    """`internvl.serving.reading` says how an Order is written as JSON."""
+    tiles: bool = True
+    """False: tokens are counted only, nothing is cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A prompt as the model takes it. The memory beside it holds the tiles (n, S, S, 3) uint8 of all pictures."""
+
+    id: int
+    ids: Sequence[int]
+    digests: Sequence[str] = ()
+    """Of each picture, as `internvl.inference.seen.digest` has it."""
+    tiles: Sequence[int] = ()
+    """Of each picture, in the order of their slots."""
+    shape: Sequence[int] = ()
+    """Of what the memory holds: (n, S, S, 3)."""
+    sizes: Sequence[Sequence[int]] = ()
+    """Width and height of each picture."""
+    image_tokens: int = 0
+
+
+# ---- to and from the worker ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """Answer a prompt. What comes: Pieces, and a Done for each of its n answers; or one Refused."""
+
+    id: int
+    ids: Sequence[int]
+    digests: Sequence[str] = ()
+    tiles: Sequence[int] = ()
+    shape: Sequence[int] = ()
+    sampling: Mapping[str, Any]
+    """The fields of `SamplingConfig`; `stop` strings included: the worker watches for them."""
+    n: int = 1
+    constraint: Mapping[str, Any] | None = None
+    """The fields of `internvl.inference.constraint.Constraint`."""
+    logprobs: bool = False
+    """Whether Pieces say how likely their tokens were."""
+    markup: bool = True
+    """Whether the text keeps `<ref>` and `<box>`."""
+    priority: int = 0
+    user: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Nobody waits for this request any more. Nothing comes back."""
+
+    id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Vectors of texts or of pictures. Answered by Vectors or Refused."""
+
+    id: int
+    texts: Sequence[str] = ()
+    shape: Sequence[int] = ()
+    """Of pixels (n, S, S, 3) in the memory beside it, one a picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ping:
+    """Are you alive? Answered between two steps."""
+
+    id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """The model is loaded; the first that a worker says."""
+
+    facts: Mapping[str, Any]
+    """`internvl.serving.backend.Facts` as a mapping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some more of an answer: text that is certain now, and the tokens that were drawn since the last Piece."""
+
+    id: int
+    answer: int
+    text: str
+    tokens: Sequence[Mapping[str, Any]] = ()
+    """Of a request with logprobs: {"text", "bytes" (a list), "logprob", "top": [the same three]} each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """One of the answers is complete."""
+
+    id: int
+    answer: int
+    finish: str
+    """`stop` or `length`."""
+    completion: int
+    """Tokens that were drawn for it."""
+    reused: int
+    """Tokens of the prompt that did not have to be read."""
+    last: bool
+    """It was the last of its request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """What was to be embedded: rows of float32 in the memory beside it, of this shape (n, dim)."""
+
+    id: int
+    shape: Sequence[int]
+    tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pong:
+    """Alive; `counters` as `internvl.inference.engine.Counters` has them."""
+
+    id: int
+    counters: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A request that is not answered: what `internvl.serving.refusal.Refusal` takes."""
+
+    id: int
+    message: str
+    status: int
+    param: str | None = None
+    code: str | None = None
+    retry_after: int | None = None
+
+
+Message = Read | Prompt | Ask | Drop | Embed | Ping | Ready | Piece | Done | Vectors | Pong | Refused
+KINDS: Mapping[str, type[Message]] = {
+    kind.__name__: kind
+    for kind in (Read, Prompt, Ask, Drop, Embed, Ping, Ready, Piece, Done, Vectors, Pong, Refused)
+}  # fmt: skip
+
+
+def encode(message: Message) -> bytes:
+    """A message as JSON."""
+    return json.dumps([type(message).__name__, asdict(message)], ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def decode(frame: bytes) -> Message:
+    """The message of a frame. Raises WireError for anything that is none.
+
+    >>> decode(encode(Drop(id=7)))
+    Drop(id=7)
+    """
+    try:
+        name, values = json.loads(frame)
+        kind = KINDS[name]
+        unknown = set(values) - {field.name for field in fields(kind)}
+        if unknown:
+            raise TypeError(f"unknown {sorted(unknown)}")
+        return kind(**values)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WireError(f"a frame is no message: {type(error).__name__}") from None
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """An anonymous file that two processes see; it is gone when both have closed it.
+
+    >>> memory = Memory.of(np.arange(6, dtype=np.uint8))
+    >>> memory.array((2, 3)).tolist()
+    [[0, 1, 2], [3, 4, 5]]
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Memory:
+        """Memory that holds these values."""
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("internvl", os.MFD_CLOEXEC)
+        else:  # macOS
+            with tempfile.TemporaryFile() as file:
+                descriptor = os.dup(file.fileno())
+        memory = cls(descriptor)
+        view = memoryview(np.ascontiguousarray(values).tobytes())
+        try:
+            while view:
+                view = view[os.write(descriptor, view) :]
+        except BaseException:
+            memory.close()
+            raise
+        return memory
+
+    @property
+    def descriptor(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("the memory is closed")
+        return self._descriptor
+
+    def array(self, shape: Sequence[int], dtype: type = np.uint8) -> np.ndarray:
+        """What it holds, read only; it stays valid when the memory is closed. Raises WireError for another size."""
+        expected = int(np.prod([int(one) for one in shape], dtype=np.int64)) * np.dtype(dtype).itemsize
+        size = os.fstat(self.descriptor).st_size
+        if size != expected or min(shape, default=0) < 0:
+            raise WireError(f"memory of {size} bytes came for {expected}")
+        if not size:
+            return np.empty(tuple(shape), dtype)
+        # A copy: the process at the other end can still write to what is mapped.
+        with mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ) as mapped:
+            return np.frombuffer(mapped[:], dtype).reshape(tuple(shape))
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+# ---- the socket ------------------------------------------------------------------------------------------------------
+
+
+class Channel:
+    """One end of a socket between two processes. `send` from any thread, `receive` from one."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._sending = threading.Lock()
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, socket.socket]:
+        """This process's end, and the one to be handed to a child."""
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        return cls(here), there
+
+    @classmethod
+    def inherited(cls, descriptor: int) -> Channel:
+        """The end that a parent handed over."""
+        return cls(socket.socket(fileno=descriptor))
+
+    def send(self, message: Message, memory: Memory | None = None) -> None:
+        """Send a message; raises OSError when the other end is gone. The memory is the caller's to close."""
+        body = encode(message)
+        if len(body) > LONGEST:
+            raise WireError(f"a frame of {len(body)} bytes, at most {LONGEST} are sent")
+        header = HEADER.pack(len(body), memory is not None)
+        with self._sending:
+            if memory is None:
+                self._socket.sendall(header + body)
+            else:  # the descriptor travels with the first byte
+                socket.send_fds(self._socket, [header[:1]], [memory.descriptor])
+                self._socket.sendall(header[1:] + body)
+
+    def receive(self) -> tuple[Message, Memory | None] | None:
+        """The next message and the memory beside it, which is the caller's to close. None: the other end is gone."""
+        descriptors: list[int] = []
+        try:
+            header = self._exactly(HEADER.size, descriptors)
+            if header is None:
+                return None
+            length, has_memory = HEADER.unpack(header)
+            if length > LONGEST or len(descriptors) != has_memory:
+                raise WireError(f"a frame of {length} bytes with {len(descriptors)} descriptor(s)")
+            body = self._exactly(length, descriptors)
+            if body is None or len(descriptors) != has_memory:
+                raise WireError("a frame is not whole")
+            message = decode(body)
+        except BaseException:
+            for one in descriptors:
+                os.close(one)
+            raise
+        return message, Memory(descriptors[0]) if descriptors else None
+
+    def close(self) -> None:
+        """Both directions; a `receive` that waits in another thread ends."""
+        with contextlib.suppress(OSError):  # it may be gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _exactly(self, count: int, descriptors: list[int]) -> bytes | None:
+        """So many bytes; None if there is nothing at all. Descriptors that come with them are added."""
+        got = bytearray()
+        while len(got) < count:
+            piece, found, _, _ = socket.recv_fds(self._socket, min(count - len(got), 1 << 20), 1)
+            descriptors += found
+            if not piece:
+                if got:
+                    raise WireError("the other end went away in the middle of a frame")
+                return None
+            got += piece
+        return bytes(got)
