@@ -279,6 +279,53 @@ def test_a_run_decodes_as_sentencepiece_does(name: str, data: st.DataObject) -> 
     assert "".join(map(run.push, pieces)) + run.finish() == (model.decode(pieces) if pieces else "")
 
 
+# ---- what a token stands for -----------------------------------------------------------------------------------------
+
+
+def spelt(t: Tokenizer, ids: list[int]) -> str:
+    return b"".join(map(t.spelling, ids)).decode()
+
+
+def as_tokens_spell(name: str, text: str) -> str:
+    """A text as the tokens of its encoding spell it: Qwen2 composes characters, SentencePiece writes a space before."""
+    if name == "qwen2-bbpe":
+        return unicodedata.normalize("NFC", text)
+    if name in BYTE_LEVEL:
+        return text
+    leads = name != "internlm2-sp" and text != ""
+    return " " * leads + text.replace("\u2581", " ")
+
+
+@every_tokenizer
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+@example("  two  spaces ")
+@example("e\u0301 naïve 🙂\n\n\t界 ")
+@example("▁ <s> </box> <unk> <0x0A>")
+def test_spelling_is_lossless(name: str, text: str) -> None:
+    t = tokenizer(name)
+    assert spelt(t, t.encode(text, specials="none", bos=False)) == as_tokens_spell(name, text)
+
+
+@every_tokenizer
+def test_special_tokens_spell_their_text_and_empty_rows_nothing(name: str) -> None:
+    t = tokenizer(name)
+    for special in t._by_id.values():
+        assert t.spelling(special.id) == special.text.encode()
+    assert t.structure >= t._by_id.keys()
+    assert t.spelling(t.vocab_size) == t.spelling(t.vocab_size + 99) == b""
+    with pytest.raises(DataError, match="-100 is not a token id"):
+        t.spelling(-100)
+
+
+@every_tokenizer
+@given(data=st.data())
+def test_text_is_made_of_no_structure(name: str, data: st.DataObject) -> None:
+    t = tokenizer(name)
+    unknown = {t.id_of("<unk>")}  # what SentencePiece falls back to, where it has no bytes
+    ids = t.encode(data.draw(fragments(t) | st.text(max_size=20)), specials="none", bos=False)
+    assert not set(ids) & (t.structure - unknown)
+
+
 @every_tokenizer
 def test_a_character_is_never_shown_in_parts(name: str) -> None:
     t = tokenizer(name)

@@ -87,6 +87,24 @@ class Tokenizer:
         special = self._by_text.get(text)
         return special.id if special else self._vocabulary.id_of(text)
 
+    def spelling(self, i: int) -> bytes:
+        """The exact bytes that a token stands for, wherever it is: a space that it begins with is one of them.
+
+        They may end inside a character. A special token spells its own text, an id that has no token nothing. `decode`
+        is the joined bytes of ordinary tokens but for the spaces that some tokenizers take away, the first or those
+        before punctuation. `DataError` if the id is negative.
+
+        >>> b"".join(map(tokenizer.spelling, tokenizer.encode("naïve 🙂"))).decode()  # doctest: +SKIP
+        'naïve 🙂'
+        """
+        special = self._by_id.get(_checked(i))
+        return special.text.encode() if special else self._vocabulary.spelling(i) or b""
+
+    @cached_property
+    def structure(self) -> frozenset[int]:
+        """Ids that no text is made of: every special token, markup among them, and the marks of the vocabulary."""
+        return frozenset({*self._by_id, *self._vocabulary.marks})
+
     # ---- text -> ids -------------------------------------------------------------------------------------------------
 
     def encode(self, text: str, *, specials: Specials = "markup", bos: bool = False) -> list[int]:
@@ -171,12 +189,16 @@ class Tokenizer:
         def read(i: int) -> Special | str | bytes | None:
             if i in dropped:
                 return None
-            if i < 0:
-                raise DataError(f"{i} is not a token id; leave out what is masked before decoding")
             # A model may have more rows than its tokenizer has tokens: such an id is shown, not hidden.
-            return self._by_id.get(i) or self._vocabulary.token(i) or _NO_TOKEN
+            return self._by_id.get(_checked(i)) or self._vocabulary.token(i) or _NO_TOKEN
 
         return StreamDecoder(read, self._flow(not skip_special, keep_markup), tidy=self._tidy)
+
+
+def _checked(i: int) -> int:
+    if i < 0:
+        raise DataError(f"{i} is not a token id; leave out what is masked before decoding")
+    return i
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -29,7 +29,8 @@ class SentencePieces:
 
     `leads`: one space is put before the whole text, by us; otherwise the model puts its own before every run of text,
     if it is a model that does. `tags` are pieces in angle brackets that the model would cut out of any text by itself
-    (Yi has `<|im_start|>` among them); here they come from structure only, like special tokens.
+    (Yi has `<|im_start|>` among them); here they come from structure only, like special tokens. `marks` are the pieces
+    that no text is made of: tags, control pieces and the unknown one.
     """
 
     def __init__(self, proto: bytes, *, origin: str = "tokenizer.model", leads: bool = False) -> None:
@@ -49,6 +50,7 @@ class SentencePieces:
         self._dummy_prefix = not leads and bool(normalizer.get(_ADD_DUMMY_PREFIX, 1))
         self._trims = bool(normalizer.get(_REMOVE_EXTRA_WHITESPACES, 1))
         self.lead = self._ids.get(SPACE) if leads else None
+        self.marks = frozenset({self._unknown, *self._control, *self.tags.values()})
         self._out_of_reach = frozenset(self.tags.values())
 
     def __len__(self) -> int:
@@ -59,6 +61,13 @@ class SentencePieces:
 
     def token(self, i: int) -> str | None:
         return self.pieces[i] if i < len(self.pieces) else None
+
+    def spelling(self, i: int) -> bytes | None:
+        """The UTF-8 bytes that a piece stands for, its space among them; they may be a part of a character."""
+        if (piece := self.token(i)) is None:
+            return None
+        byte = self.byte(piece)
+        return piece.replace(SPACE, " ").encode() if byte is None else bytes([byte])
 
     def shield(self, special_ids: Iterable[int]) -> None:
         """Make sure that no text yields one of these ids, nor a tag's."""
@@ -111,6 +120,7 @@ class BytePairs:
     """A `tokenizer.json`: byte-level BPE (Qwen, Llama-3, GPT-OSS), or a SentencePiece model that was converted."""
 
     tags: Mapping[str, int] = {}
+    marks: frozenset[int] = frozenset()
     lead = None
 
     def __init__(self, definition: Mapping[str, Any], *, origin: str = "tokenizer.json") -> None:
@@ -140,6 +150,8 @@ class BytePairs:
             return b"".join(_BYTES.get(character, character.encode()) for character in piece)
         byte = _BYTE_PIECE.fullmatch(piece)
         return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
+
+    spelling = token
 
     def shield(self, special_ids: Iterable[int]) -> None:
         """Make sure that no text yields one of these ids; `DamagedFile` if what is left is no tokenizer."""

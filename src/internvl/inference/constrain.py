@@ -23,7 +23,6 @@ from torch import Tensor
 
 from internvl.data.detokenizer import ByteFlow, StreamDecoder
 from internvl.data.tokenizer import Tokenizer
-from internvl.data.vocabulary import BytePairs, SentencePieces
 from internvl.errors import MissingExtra, UsageError
 from internvl.inference.constraint import Constraint, short
 
@@ -266,20 +265,9 @@ class _Table:
 
 def _spelling(tokenizer: Tokenizer, vocab_size: int) -> list[bytes]:
     """The bytes that each row of the model's output writes; none for special tokens and rows without a token."""
-    vocabulary = tokenizer._vocabulary  # pyright: ignore[reportPrivateUsage]
-    silent = {*tokenizer._by_id, *vocabulary.tags.values()}  # pyright: ignore[reportPrivateUsage]
-    if isinstance(vocabulary, BytePairs):
-        spelt = [vocabulary.token(i) or b"" for i in range(vocab_size)]
-    else:
-        silent |= {i for text in vocabulary.named.values() if (i := vocabulary.id_of(text)) is not None}
-        spelt = [_piece(vocabulary, vocabulary.token(i) or "") for i in range(vocab_size)]
+    spelt = [b"" if i in tokenizer.structure else tokenizer.spelling(i) for i in range(vocab_size)]
     # 0xFF is in no text, and the library takes a token that begins with it for one of its own marks
-    return [b"" if i in silent or b"\xff" in bytes_ else bytes_ for i, bytes_ in enumerate(spelt)]
-
-
-def _piece(vocabulary: SentencePieces, piece: str) -> bytes:
-    byte = vocabulary.byte(piece)
-    return vocabulary.surface(piece, at_start=False)[0].encode() if byte is None else bytes([byte])
+    return [b"" if b"\xff" in bytes_ else bytes_ for bytes_ in spelt]
 
 
 def _first_tokens(tokenizer: Tokenizer, spelt: list[bytes]) -> tuple[Tensor, Tensor] | None:
