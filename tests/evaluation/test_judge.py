@@ -15,7 +15,8 @@ from internvl.evaluation.benchmark import Judging, Mark, Marked, Sample, mean_sc
 from internvl.evaluation.judge import ask_judge, read_verdicts, without_judge
 from internvl.evaluation.responders import EndpointJudge, LocalJudge
 from internvl.evaluation.store import open_alone
-from internvl.inference.remote import Remote, Said
+from internvl.inference.remote import Remote
+from internvl.inference.said import Said
 from tests.evaluation.finished import rows
 
 

@@ -19,7 +19,9 @@ from internvl.data.image import to_rgb
 from internvl.data.media import open_image
 from internvl.data.prompts import Image, ImageSlot, Message, Text, bind
 from internvl.errors import EndpointError, UsageError
-from internvl.inference.remote import Remote, address_of, concurrently, contents
+from internvl.inference.contents import address_of, contents
+from internvl.inference.remote import Remote, concurrently
+from internvl.inference.said import Said
 from tests.evaluation.endpoint import Endpoint, completion, messages_of, serving
 
 DOTS = [Pillow.new("RGB", (1, 1), (shade, 0, 0)) for shade in range(4)]
@@ -199,6 +201,101 @@ def test_counts_and_endings_that_are_none_are_left_out():
     with serving(Endpoint(lambda body: odd)) as endpoint:
         said = Remote(endpoint.url, retries=0).ask(QUESTION, max_tokens=5)
     assert (said.text, said.finish, said.tokens) == ("", None, None)
+
+
+# ---- as it comes -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_adds_up_to_the_answer():
+    with serving(Endpoint(lambda body: completion("Yes, it is 4 🙂.", "length", tokens=7))) as endpoint:
+        remote = Remote(endpoint.url)
+        stream = remote.stream(QUESTION, max_tokens=5, temperature=None, seed=7, extra={"max_tiles": 3})
+        assert endpoint.bodies == [], "nothing is asked before the first piece is"
+        pieces = list(stream)
+    assert len(pieces) > 1
+    assert stream.answer == Said(text="".join(pieces), finish="length", tokens=7, prompt=1)
+    assert stream.answer.text == "Yes, it is 4 🙂."
+    assert endpoint.bodies == [{"model": "tiny", "messages": QUESTION, "max_tokens": 5, "seed": 7, "max_tiles": 3,
+                                "stream": True, "stream_options": {"include_usage": True}}]  # fmt: skip
+
+
+def test_a_stream_waits_for_a_busy_server_and_learns_what_it_calls_things():
+    with serving(Endpoint(lambda body: completion("Yes."), failures=[429, 503])) as endpoint:
+        assert "".join(Remote(endpoint.url).stream(QUESTION)) == "Yes."
+    assert len(endpoint.bodies) == 3
+    assert "max_tokens" not in endpoint.bodies[0]
+    for complaint, gone in (
+        ("use max_completion_tokens", "max_tokens"),
+        ("what are stream_options?", "stream_options"),
+    ):
+        with serving(Endpoint(lambda body: completion("Yes."), failures=[400], complaint=complaint)) as endpoint:
+            stream = Remote(endpoint.url).stream(QUESTION, max_tokens=5)
+            assert "".join(stream) == "Yes."
+        assert gone in endpoint.bodies[0]
+        assert gone not in endpoint.bodies[1]
+        assert stream.answer.tokens == (None if gone == "stream_options" else 1)
+
+
+def test_a_stream_that_breaks_off_is_no_answer():
+    with serving(Endpoint(lambda body: completion("Yes."), ends=False)) as endpoint:
+        stream = Remote(endpoint.url).stream(QUESTION)
+        with pytest.raises(EndpointError, match="the answer broke off before its end"):
+            list(stream)
+        with pytest.raises(UsageError, match="has not ended"):
+            stream.answer  # noqa: B018
+
+
+def test_a_stream_that_is_closed_lets_the_server_stop():
+    with serving(Endpoint(lambda body: completion("Yes, always."), hold=threading.Event())) as endpoint:
+        stream = Remote(endpoint.url).stream(QUESTION)
+        assert next(stream) == "Yes"
+        stream.close()
+        assert endpoint.left.wait(20), "the server goes on"
+        assert list(stream) == []
+
+
+@pytest.mark.parametrize("event", ["{nope", "5", "{}", '{"choices": [{}]}', '{"choices": [{"delta": {"content": 5}}]}'])
+def test_events_that_are_none(event):
+    with (
+        standing(type("Said", (Raw,), {"content": f"data: {event}\n\n".encode()})) as url,
+        pytest.raises(EndpointError, match="is no stream of an answer"),
+    ):
+        list(Remote(url, model="tiny", retries=0).stream(QUESTION))
+
+
+def test_an_error_inside_a_stream():
+    content = b'data: {"error": {"message": "out of\\nmemory"}}\n\n'
+    with (
+        standing(type("Said", (Raw,), {"content": content})) as url,
+        pytest.raises(EndpointError, match=r"the answer broke off: out of memory$"),
+    ):
+        list(Remote(url, model="tiny", retries=0).stream(QUESTION))
+
+
+@pytest.mark.parametrize(
+    ("status", "key", "model", "says"),
+    [
+        (401, None, None, "no key was sent, set OPENAI_API_KEY"),
+        (403, "sk-1", None, "is the key the right one?"),
+        (404, None, "tony", "it has: tiny"),
+        (404, None, "tiny", "told to fail$"),
+    ],
+)
+def test_what_to_do_is_said(status, key, model, says, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with serving(Endpoint(lambda body: completion("Yes."), failures=[status, status])) as endpoint:
+        remote = Remote(endpoint.url, model=model, key=key, retries=0)
+        for asked in (lambda: remote.ask(QUESTION), lambda: list(remote.stream(QUESTION))):
+            with pytest.raises(EndpointError, match=rf"HTTP {status}.*{says}"):
+                asked()
+
+
+def test_whose_the_models_are():
+    with serving(Endpoint(lambda body: {}, models=("b", "a"), owner="internvl")) as endpoint:
+        assert Remote(endpoint.url, model="a").served == {"a": "internvl", "b": "internvl"}
+
+
+# ---- what is no answer -----------------------------------------------------------------------------------------------
 
 
 class Raw(BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from internvl.data.prompts import TEMPLATES, Image, ImageSlot, Message, Text, Video, bind
 from internvl.inference.constraint import Constraint
-from internvl.inference.remote import contents
+from internvl.inference.contents import contents
 from internvl.inference.sampling import SamplingConfig
 from internvl.serving.fields import understood
 from internvl.serving.refusal import Refusal

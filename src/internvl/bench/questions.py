@@ -118,7 +118,7 @@ def words(count: int, seed: str) -> str:
 
 def _addresses(wish: Wish, chance: random.Random) -> list[str]:
     from internvl.data.media import open_image
-    from internvl.inference.remote import address_of
+    from internvl.inference.contents import address_of
 
     if wish.images is None:
         return [address_of(drawn(chance, wish.image_size)) for _ in range(min(wish.pictured, MOST_PICTURES))]

@@ -29,8 +29,9 @@ from internvl.evaluation.preferences import Question
 from internvl.evaluation.ranks import Ranks
 from internvl.evaluation.store import append, open_alone, whole_lines
 from internvl.inference.chat import Chat, context
+from internvl.inference.contents import contents
 from internvl.inference.generate import generate
-from internvl.inference.remote import Remote, contents
+from internvl.inference.remote import Remote
 from internvl.inference.rows import Prompt, new_cache
 from internvl.inference.sampling import SamplingConfig
 

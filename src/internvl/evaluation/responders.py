@@ -18,7 +18,9 @@ from internvl.errors import ContextOverflow, DataError, EndpointError, InternVLE
 from internvl.evaluation.ask import Shown, show
 from internvl.evaluation.benchmark import Failure, Judging, Sample, Settings
 from internvl.inference.chat import Chat
-from internvl.inference.remote import Remote, Said, contents
+from internvl.inference.contents import contents
+from internvl.inference.remote import Remote
+from internvl.inference.said import Said
 from internvl.inference.sampling import SamplingConfig
 
 WINDOW = 4

@@ -26,10 +26,11 @@ from internvl.errors import ContextOverflow, UsageError
 from internvl.inference.answer import Answer, GrowingText
 from internvl.inference.attached import PDF_TILES, Budget, Pdf, Photos, asked, shared
 from internvl.inference.generate import Emitted, Generation, generate
+from internvl.inference.pieces import Stream
 from internvl.inference.rows import Prompt, new_cache
 from internvl.inference.sampling import SamplingConfig
 from internvl.inference.seen import Features, Held, digest, keys_of
-from internvl.inference.turn import Read, Row, Stream
+from internvl.inference.turn import Read, Row
 from internvl.models.chat import ChatModel
 from internvl.models.config import TextConfig
 from internvl.weights.load import load, load_encoder, resolve
@@ -75,7 +76,7 @@ class Chat:
         self._original = encoder.config.compat == "original"
         self._features = Features(model, encoder.config.normalisation)
         self._held = Held(model, reuse=not self._original)
-        self._running: Stream | None = None
+        self._running: Stream[Answer] | None = None
 
     @classmethod
     def load(
@@ -143,7 +144,7 @@ class Chat:
         frames: int | None = None,
         max_tiles: int | None = None,
         sampling: SamplingConfig | None = None,
-    ) -> Stream:
+    ) -> Stream[Answer]:
         """`ask`, piece by piece. The pieces add up to the answer's text."""
         budget = self._budget(max_tiles, pdf)
         message = self._asked(question, budget, images=images, video=video, pdf=pdf, frames=frames)
@@ -249,7 +250,7 @@ class Chat:
         seen = self._features.of(left, self.report or (lambda done, total: None))
         return Prompt(read.encoded.input_ids[reused:], seen, read.sampling, self.encoder.stop_ids, self._counted)
 
-    def _start(self, message: Message, budget: Budget | None, sampling: SamplingConfig | None) -> Stream:
+    def _start(self, message: Message, budget: Budget | None, sampling: SamplingConfig | None) -> Stream[Answer]:
         self._stop()  # two answers cannot grow in one cache
         read = self._read([*self.history, message], budget, sampling)
         self._running = Stream(self._pieces(message, read))

@@ -1,35 +1,28 @@
 """The one client of OpenAI-style servers: for evaluation, judges and chat.
 
-    messages --contents--> what /v1/chat/completions takes --Remote.ask--> Said
-
-How a conversation goes over the wire: a text is a text part, a picture a `data:` address. Where all pictures of a
-message stand before its first text, whoever serves the model introduces them in the family's way (`<image>` and a line
-break for one, `Image-1: <image>` and so on for several). Everywhere else a picture stands where its part stands.
+messages --contents--> what /v1/chat/completions takes --Remote.ask, Remote.stream--> Said
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from internvl.data.fetch import without_secrets
-from internvl.data.image import to_rgb
-from internvl.data.prompts import ImageSlot, Message, Piece, Structure, bind
 from internvl.errors import EndpointError, MissingExtra, UsageError
+from internvl.inference.pieces import Stream
+from internvl.inference.said import Growing, NoAnswer, Said, read
 
 if TYPE_CHECKING:
     from openai import OpenAI
-    from PIL.Image import Image as Photo
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,96 +35,9 @@ PATIENCE = 900.0
 PASSING = (408, 409, 429)
 """HTTP statuses after which the same request may succeed, as after any from 500."""
 
-KINDS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
-"""Pictures that every server reads, by Pillow's names."""
-
-
-# ---- a conversation on the wire --------------------------------------------------------------------------------------
-
-
-def contents(messages: Sequence[Message], files: Sequence[bytes | None] = ()) -> list[dict[str, Any]]:
-    """A conversation as an OpenAI-style server takes it.
-
-    files: for each picture in the order of its slots the file that it was read from; it is sent as it is where any
-    reader sees the same picture in it, as PNG otherwise.
-
-    >>> contents([Message("user", ("Hello",))])
-    [{'role': 'user', 'content': 'Hello'}]
-    """
-    turns, pictures = bind(messages)
-    sources = [*files, *[None] * (len(pictures) - len(files))]
-    addresses = [address_of(picture.photo, file) for picture, file in zip(pictures, sources, strict=True)]
-    sent: list[dict[str, Any]] = []
-    for place, turn in enumerate(turns):
-        own = [index for index, picture in enumerate(pictures) if picture.turn == place]
-        content = _parts(turn.pieces, own, addresses) if own else "".join(map(_text, turn.pieces))
-        sent.append({"role": turn.role, "content": content})
-    return sent
-
-
-def _parts(pieces: Sequence[Piece], own: Sequence[int], addresses: Sequence[str]) -> list[dict[str, Any]]:
-    """The parts of a message with pictures: in the short form if the family's opening is what it says."""
-    spelt = "".join(f"\0{piece.index}\0" if isinstance(piece, ImageSlot) else _text(piece) for piece in pieces)
-    opening = _opening(own)
-    picture = [{"type": "image_url", "image_url": {"url": address}} for address in addresses]
-    if spelt.startswith(opening):
-        rest = spelt[len(opening) :]
-        return [*(picture[index] for index in own), *([{"type": "text", "text": rest}] if rest else [])]
-    parts: list[dict[str, Any]] = []
-    for piece in pieces:
-        if isinstance(piece, ImageSlot):
-            parts.append(picture[piece.index])
-        elif parts and parts[-1]["type"] == "text":
-            parts[-1]["text"] += _text(piece)
-        else:
-            parts.append({"type": "text", "text": _text(piece)})
-    first = next((place for place, part in enumerate(parts) if part["type"] == "text"), len(parts))
-    # An empty text says that the pictures after it stand where they stand.
-    return [{"type": "text", "text": ""}, *parts] if first >= len(own) else parts
-
-
-def _opening(own: Sequence[int]) -> str:
-    """How the family introduces these pictures, a picture being written as its number between zero bytes."""
-    if len(own) == 1:
-        return f"\0{own[0]}\0\n"
-    return "".join(f"Image-{number}: \0{index}\0\n" for number, index in enumerate(own, start=1))
-
-
-def _text(piece: Piece) -> str:
-    assert not isinstance(piece, ImageSlot)
-    return piece.text if isinstance(piece, Structure) else piece
-
-
-def address_of(photo: Photo, file: bytes | None = None) -> str:
-    """A picture as a `data:` address."""
-    if file is None or photo.format not in KINDS or not _is_plain(photo):
-        stream = io.BytesIO()
-        to_rgb(photo).save(stream, "PNG")
-        return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    return f"data:{KINDS[photo.format]};base64,{base64.b64encode(file).decode()}"
-
-
-def _is_plain(photo: Photo) -> bool:
-    """Whether a reader that knows nothing of orientation, opacity and animation sees the picture that we see."""
-    plain = photo.mode in ("RGB", "L") and "transparency" not in photo.info and getattr(photo, "n_frames", 1) == 1
-    return plain and (photo.mode == "L" or to_rgb(photo) is photo)
-
-
-# ---- asking ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Said:
-    """What a server answered."""
-
-    text: str
-    finish: str | None
-    tokens: int | None
-    """Of the answer, where the server counts them."""
-
 
 class Remote:
-    """An OpenAI-style server and one of its models.
+    """An OpenAI-style server and one of its models. Whatever goes wrong is an `EndpointError` of one line.
 
     >>> judge = Remote("http://localhost:8000/v1", model="judge")                                  # doctest: +SKIP
     >>> judge.ask([{"role": "user", "content": "Is 2 + 2 = 4?"}], max_tokens=5).text                # doctest: +SKIP
@@ -173,24 +79,60 @@ class Remote:
         """What is written down of it."""
         return {"endpoint": self._shown, "model": self.model}
 
+    @cached_property
+    def served(self) -> dict[str, str | None]:
+        """The models that the server lists, and whose they are: `internvl` and `vllm` call them their own."""
+        import openai
+
+        try:
+            listed = list(self._client.with_options(timeout=REACH, max_retries=2).models.list())
+            found = {one.id: getattr(one, "owned_by", None) for one in listed if isinstance(getattr(one, "id", 0), str)}
+        except openai.OpenAIError as error:
+            said = self._said(error)
+            hint = self._key_hint(error) or "; is the server running, at this address?"
+            raise _refusal(f"{self._shown}: {said}{hint}", error) from None
+        except (AttributeError, TypeError, ValueError):  # the client takes an answer for what it should be
+            listed, found = [None], {}
+        if len(found) < len(listed):
+            raise EndpointError(f"{self._shown}: no list of models came; is this an OpenAI-style address (…/v1)?")
+        return {name: found[name] for name in sorted(found)}
+
     def ask(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        max_tokens: int,
+        max_tokens: int | None = None,
         temperature: float | None = 0.0,
         top_p: float | None = None,
         seed: int | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> Said:
         """One answer. None leaves a field out; extra: fields that are not OpenAI's."""
-        fields = {"temperature": temperature, "top_p": top_p, "seed": seed}
-        body: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
-        body |= {"model": self.model, "messages": list(messages)}
+        body = self._body(messages, temperature=temperature, top_p=top_p, seed=seed)
         try:
-            return _read(self._complete(body, max_tokens, dict(extra or {})))
-        except _NoAnswer as error:
+            return read(self._complete(body, max_tokens, dict(extra or {})))
+        except NoAnswer as error:
             raise EndpointError(f"{self._shown}: {error}; is this an OpenAI-style address (…/v1)?") from None
+
+    def stream(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = 0.0,
+        top_p: float | None = None,
+        seed: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Stream[Said]:
+        """`ask`, piece by piece. The server is asked when the first piece is; `close()` lets it stop.
+
+        >>> stream = judge.stream([{"role": "user", "content": "Count to 3."}])  # doctest: +SKIP
+        >>> "".join(stream), stream.answer.tokens                               # doctest: +SKIP
+        ('1, 2, 3', 7)
+        """
+        body = self._body(messages, temperature=temperature, top_p=top_p, seed=seed)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return Stream(self._pieces(body, max_tokens, dict(extra or {})))
 
     def ask_all(self, requests: Iterable[T], ask: Callable[[T], R]) -> Iterator[tuple[T, R]]:
         """`ask` of each request, `at_once` of them on their way together, in the order in which answers come.
@@ -200,22 +142,52 @@ class Remote:
         """
         return concurrently(ask, requests, self.at_once)
 
-    def _complete(self, body: Mapping[str, Any], max_tokens: int, extra: Mapping[str, Any]) -> Any:
+    def _body(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> dict[str, Any]:
+        given = {name: value for name, value in fields.items() if value is not None}
+        return {**given, "model": self.model, "messages": list(messages)}
+
+    def _pieces(
+        self, body: Mapping[str, Any], max_tokens: int | None, extra: Mapping[str, Any]
+    ) -> Generator[str, None, Said]:
+        import openai
+
+        growing = Growing()
+        try:
+            chunks = self._complete(body, max_tokens, extra)
+            try:
+                for chunk in chunks:
+                    if piece := growing.hear(chunk):
+                        yield piece
+            finally:
+                chunks.close()
+        except openai.OpenAIError as error:
+            raise EndpointError(f"{self._shown}: the answer broke off: {self._said(error)}") from None
+        except (NoAnswer, AttributeError, TypeError, ValueError):
+            raise EndpointError(f"{self._shown}: what came is no stream of an answer; is this an OpenAI-style address "
+                                "(…/v1)?") from None  # fmt: skip
+        return growing.said(self._shown)
+
+    def _complete(self, body: Mapping[str, Any], max_tokens: int | None, extra: Mapping[str, Any]) -> Any:
         import openai
 
         limit = self._limit  # other threads may change it meanwhile
-        fields: dict[str, Any] = {**body, limit: max_tokens, "extra_body": extra or None}
+        fields: dict[str, Any] = {**body, "extra_body": dict(extra) or None}
+        if max_tokens is not None:
+            fields[limit] = max_tokens
         try:
             return self._patiently(fields)
         except openai.BadRequestError as error:
-            if "max_completion_tokens" not in str(error) or limit != "max_tokens":
+            if "stream_options" in body and "stream_options" in str(error):  # older servers do not count what streams
+                return self._complete({k: v for k, v in body.items() if k != "stream_options"}, max_tokens, extra)
+            if "max_completion_tokens" not in str(error) or limit != "max_tokens" or max_tokens is None:
                 raise _refusal(f"{self._shown} refuses the question: {self._said(error)}", error) from None
             self._limit = "max_completion_tokens"  # what newer models of OpenAI call it
             return self._complete(body, max_tokens, extra)
         except openai.OpenAIError as error:
-            raise _refusal(f"{self._shown}: {self._said(error)}", error) from None
+            hint = self._key_hint(error) or self._model_hint(error)
+            raise _refusal(f"{self._shown}: {self._said(error)}{hint}", error) from None
         except ValueError:
-            raise _NoAnswer("the answer is not JSON") from None
+            raise NoAnswer("the answer is not JSON") from None
 
     def _patiently(self, fields: Mapping[str, Any]) -> Any:
         """One request, sent again while the server is silent, busy or failing, until patience or retries end."""
@@ -253,24 +225,32 @@ class Remote:
         cause = f" ({error.__cause__})" if error.__cause__ is not None and not message else ""
         return f"{text[:300]}{cause}" if status is None else f"HTTP {status}, {text[:300]}"
 
-    def _only_model(self) -> str:
-        import openai
+    def _key_hint(self, error: Exception) -> str:
+        if getattr(error, "status_code", None) not in (401, 403):
+            return ""
+        return "; no key was sent, set OPENAI_API_KEY" if self._key == NO_KEY else "; is the key the right one?"
 
+    def _model_hint(self, error: Exception) -> str:
+        """Which models there are, where the one that was asked for is not found."""
+        if getattr(error, "status_code", None) != 404:
+            return ""
         try:
-            found = [model.id for model in self._client.with_options(timeout=REACH, max_retries=2).models.list()]
-        except openai.OpenAIError as error:
-            said = self._said(error)
-            raise EndpointError(f"{self._shown}: {said}; is the server running, at this address?") from None
-        except (AttributeError, TypeError, ValueError):  # the client takes an answer for what it should be
-            found: list[Any] = [None]
-        names = sorted(name for name in found if isinstance(name, str))
-        if len(names) < len(found):
-            raise EndpointError(f"{self._shown}: no list of models came; is this an OpenAI-style address (…/v1)?")
+            return "" if self.model in self.served else f"; it has: {_names(self.served)}"
+        except EndpointError:
+            return "; is the address right (mostly …/v1)?"
+
+    def _only_model(self) -> str:
+        names = list(self.served)
         if not names:
             raise UsageError(f"{self._shown} has no models")
         if len(names) != 1:
-            raise UsageError(f"{self._shown} has {len(names)} models; name one of: {', '.join(names[:10])}")
+            raise UsageError(f"{self._shown} has {len(names)} models; name one of: {_names(names)}")
         return names[0]
+
+
+def _names(models: Iterable[str]) -> str:
+    names = list(models)
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _refusal(text: str, error: Exception) -> EndpointError:
@@ -292,27 +272,6 @@ def _pause(error: Exception, attempt: int) -> float:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-class _NoAnswer(Exception):
-    """What came is no answer of a chat."""
-
-
-def _read(done: Any) -> Said:
-    """What the client made of the answer, which it does not check."""
-    choices = getattr(done, "choices", None)
-    if not isinstance(choices, list) or not choices:
-        raise _NoAnswer("the answer holds no choices")
-    text = getattr(getattr(choices[0], "message", None), "content", 0)  # pyright: ignore[reportUnknownArgumentType]
-    finish = getattr(choices[0], "finish_reason", None)  # pyright: ignore[reportUnknownArgumentType]
-    tokens = getattr(getattr(done, "usage", None), "completion_tokens", None)
-    if not isinstance(text, str | None):
-        raise _NoAnswer("the answer holds no text")
-    return Said(
-        text=text or "",
-        finish=finish if isinstance(finish, str) else None,
-        tokens=tokens if isinstance(tokens, int) else None,
-    )
 
 
 def _is_address(url: str) -> bool:

@@ -1,46 +1,16 @@
-"""One question on its way to an answer: what was read, how the answer grows, and the stream its pieces come in."""
+"""One question on its way to an answer: what was read, and how the answer grows."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from internvl.data.encode import Encoded
-from internvl.errors import UsageError
 from internvl.inference.answer import Answer, GrowingText, Usage
 from internvl.inference.generate import Emitted
 from internvl.inference.sampling import Finish, SamplingConfig, Token
 from internvl.inference.seen import Key
-
-
-class Stream(Iterator[str]):
-    """The pieces of an answer as they come; `answer` is there once they have all come.
-
-    A stream that is closed early leaves the conversation as it was before the question.
-    """
-
-    def __init__(self, pieces: Generator[str, None, Answer]) -> None:
-        self._pieces = pieces
-        self._answer: Answer | None = None
-
-    def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            self._answer = end.value or self._answer
-            raise StopIteration from None
-
-    def close(self) -> None:
-        """Stop generating; there will be no answer."""
-        self._pieces.close()
-
-    @property
-    def answer(self) -> Answer:
-        if self._answer is None:
-            raise UsageError("the stream has not ended, or was closed; take all its pieces first, or use ask()")
-        return self._answer
 
 
 @dataclass(frozen=True)
