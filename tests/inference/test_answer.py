@@ -55,6 +55,13 @@ def test_white_space_at_the_ends_is_not_text():
     assert pieces[:4] == ["", "", "", "o"]
 
 
+@given(letters)
+def test_all_white_space_is_text_where_it_is_not_to_be_stripped(text):
+    growing = GrowingText(Spelling(), ("b",), strip=False)
+    pieces = [*(growing.push(ord(letter)) for letter in text), growing.finish()]
+    assert "".join(pieces) == growing.text == text.partition("b")[0]
+
+
 @pytest.mark.parametrize("name", ["qwen2-bbpe", "internlm2-sp", "llama3-bbpe"])
 def test_no_half_characters_and_the_same_as_decoding_at_once(name):
     tokenizer = Tokenizer.from_folder(golden(f"tokenizers/{name}"))

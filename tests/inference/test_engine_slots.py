@@ -50,6 +50,26 @@ def test_the_next_turn_reads_only_what_is_new():
     assert engine.counters().picture_misses == 1
 
 
+def test_nothing_is_taken_up_where_it_is_not_to_be():
+    model = roomy()
+    engine, request = engine_of(model, reuse=False), asking(model, words(30, 1))
+    for [heard] in served(engine, [request] * 3, between=Ear.step):
+        assert_right(model, request, heard, reused=0)
+    assert engine.counters().read == 3 * len(request.ids)
+
+
+def test_what_a_request_in_flight_reused_can_be_asked():
+    model = roomy()
+    engine, request = engine_of(model), asking(model, words(30, 1))
+    served(engine, [request])
+    id = engine.submit(request)
+    assert engine.reused(id) == 0, "it has no slot yet"
+    engine.step()
+    assert engine.reused(id) == len(request.ids) - 1
+    Ear(engine).all()
+    assert engine.reused(id) == 0, "it is over"
+
+
 def test_another_picture_in_the_same_place_is_another_prompt():
     model = roomy()
     engine = engine_of(model)

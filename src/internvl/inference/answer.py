@@ -74,16 +74,16 @@ class Answer:
 class GrowingText:
     """Ids in, text out, piece by piece; what it gave is final and adds up to the answer's text.
 
-    No half characters, no white space at the two ends, and nothing from the first stop string on: what could still
-    turn out to be one of these is held back.
+    No half characters, no white space at the two ends (unless it is not to `strip`), and nothing from the first stop
+    string on: what could still turn out to be one of these is held back.
 
     >>> text = GrowingText(tokenizer.stream(keep_markup=True), stop=("END",))  # doctest: +SKIP
     >>> text.push(17)                                                          # doctest: +SKIP
     'Hello'
     """
 
-    def __init__(self, decoder: StreamDecoder, stop: Sequence[str] = ()) -> None:
-        self._decoder, self._stop = decoder, tuple(stop)
+    def __init__(self, decoder: StreamDecoder, stop: Sequence[str] = (), *, strip: bool = True) -> None:
+        self._decoder, self._stop, self._strip = decoder, tuple(stop), strip
         self._held = ""
         self.text = ""
         self.stopped = False
@@ -112,9 +112,9 @@ class GrowingText:
         return len(self._held) - max((_overlap(self._held, stop) for stop in self._stop), default=0)
 
     def _release(self, count: int) -> str:
-        piece = self._held[:count].rstrip()
+        piece = self._held[:count].rstrip() if self._strip else self._held[:count]
         self._held = self._held[len(piece) :]
-        piece = piece if self.text else piece.lstrip()
+        piece = piece if self.text or not self._strip else piece.lstrip()
         self.text += piece
         return piece
 

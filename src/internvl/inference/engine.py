@@ -61,7 +61,7 @@ class Engine:
             Features(model, features, most_tiles=self.config.kept_tiles) if isinstance(features, str) else features
         )
         grain = self.config.chunk if self.config.deterministic else None
-        self._slots = Slots(model, self.config.slots, self.max_len, grain=grain)
+        self._slots = Slots(model, self.config.slots, self.max_len, grain=grain, reuse=self.config.reuse)
         self._ids = count()
         self._jobs: dict[int, Job] = {}
         self._queue = Queue()
@@ -103,6 +103,11 @@ class Engine:
         self._drop(job)
         self._done["cancelled"] += 1
         return True
+
+    def reused(self, id: int) -> int:
+        """Tokens of the prompt of a request in flight that did not have to be read; 0 before it has a slot."""
+        job = self._jobs.get(id)
+        return job.reused if job else 0
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -203,6 +208,8 @@ class Engine:
 
     def _soon_shared(self, job: Job) -> bool:
         """Whether one who reads now will soon hold more of this prompt than any slot does."""
+        if not self.config.reuse:
+            return False
         soon = max((shared_prefix(job.keys, other.keys) for other in self._reading), default=0)
         return soon >= WORTH_WAITING and soon - self._slots.most_common(job.keys) >= WORTH_WAITING
 

@@ -30,6 +30,8 @@ class EngineConfig:
     """Slots that one user may have at a time; None: all."""
     kept_tiles: int | None = None
     """Tiles whose features are remembered; None: `seen.MOST_TILES`."""
+    reuse: bool = True
+    """Whether a prompt takes over what a slot already holds of its beginning. False: every prompt is read whole."""
     deterministic: bool = False
     """Every step has the same shape whatever is in flight, so that an answer is the same to the last bit. Slower."""
 

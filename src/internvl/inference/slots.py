@@ -70,9 +70,12 @@ class Slots:
     """All slots. `take` gives a prompt one of them, with as much of the prompt in it as any slot holds.
 
     grain: only beginnings of a multiple of this many tokens, each read as one chunk, are taken over. None: any.
+    reuse: False: nothing is taken over.
     """
 
-    def __init__(self, model: ChatModel, count: int, max_len: int, *, grain: int | None = None) -> None:
+    def __init__(
+        self, model: ChatModel, count: int, max_len: int, *, grain: int | None = None, reuse: bool = True
+    ) -> None:
         weight = next(model.parameters())
         self._text = model.config.text
         # One place more than a request may fill: a slot that waits while others step writes beside what it holds.
@@ -80,6 +83,7 @@ class Slots:
         self.cache = KVCache(self._text, count, places, dtype=weight.dtype, device=weight.device)
         self.all = [Slot(index) for index in range(count)]
         self._grain = grain
+        self._reuse = reuse
         self._clock = 0
 
     @property
@@ -88,7 +92,7 @@ class Slots:
 
     def common(self, keys: Sequence[Key], slot: Slot) -> int:
         """Tokens at the beginning of a prompt that a slot holds and that need not be read again."""
-        if not same_angles(self._text, len(keys), slot.started):
+        if not self._reuse or not same_angles(self._text, len(keys), slot.started):
             return 0
         same = shared_prefix(keys, slot.keys)
         if self._grain is not None:

@@ -32,6 +32,8 @@ class Facts:
     """Answers that grow at a time; a request's n is at most that."""
     embedder: str | None = None
     """The name of the model behind /v1/embeddings, if there is one."""
+    embedder_size: int | None = None
+    """Side of the pictures that it sees, in pixels; they are cut as `internvl.data.pair.encode_picture` does."""
 
 
 @dataclass(frozen=True, kw_only=True)

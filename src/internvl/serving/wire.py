@@ -19,7 +19,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,26 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Serve:
+    """What a worker is to load; the first that it hears. Answered by Ready, or by a Refused of id 0 and its end.
+
+    >>> Serve(source="OpenGVLab/InternVL2_5-1B", name="InternVL2_5-1B", engine={"slots": 8})  # doctest: +SKIP
+    """
+
+    source: str | None = None
+    """A folder, hub id or zoo name; None: the embedded nano."""
+    name: str = "nano"
+    """What requests call it."""
+    revision: str | None = None
+    device: str | Sequence[str] | None = None
+    dtype: str | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The fields of `internvl.inference.events.EngineConfig`."""
+    embedder: str | None = None
+    """A folder, hub id or zoo name of what answers Embed, and its name; None: nothing does."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ask:
     """Answer a prompt. What comes: Pieces, and a Done for each of its n answers; or one Refused."""
 
@@ -88,6 +108,8 @@ class Ask:
     """Whether Pieces say how likely their tokens were."""
     markup: bool = True
     """Whether the text keeps `<ref>` and `<box>`."""
+    strip: bool = True
+    """Whether the text loses the white space at its two ends; what continues a text, or has a form, keeps it."""
     priority: int = 0
     user: str = ""
 
@@ -180,10 +202,10 @@ class Refused:
     retry_after: int | None = None
 
 
-Message = Read | Prompt | Ask | Drop | Embed | Ping | Ready | Piece | Done | Vectors | Pong | Refused
+Message = Read | Prompt | Serve | Ask | Drop | Embed | Ping | Ready | Piece | Done | Vectors | Pong | Refused
 KINDS: Mapping[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (Read, Prompt, Ask, Drop, Embed, Ping, Ready, Piece, Done, Vectors, Pong, Refused)
+    for kind in (Read, Prompt, Serve, Ask, Drop, Embed, Ping, Ready, Piece, Done, Vectors, Pong, Refused)
 }  # fmt: skip
 
 
@@ -201,9 +223,11 @@ def decode(frame: bytes) -> Message:
     try:
         name, values = json.loads(frame)
         kind = KINDS[name]
-        unknown = set(values) - {field.name for field in fields(kind)}
+        unknown = set(values) - {one.name for one in fields(kind)}
         if unknown:
             raise TypeError(f"unknown {sorted(unknown)}")
+        if type(values.get("id", 0)) is not int:
+            raise TypeError("an id is a whole number")
         return kind(**values)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WireError(f"a frame is no message: {type(error).__name__}") from None
