@@ -40,6 +40,32 @@ class WireError(InternVLError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Open:
+    """For which model a reader reads, and within what; the first that it hears. Answered by a Pong, or by a Refused."""
+
+    tokenizer: str
+    """The folder of its files."""
+    encoding: Mapping[str, Any]
+    """The fields of `internvl.data.encode.EncoderConfig`."""
+    context: int
+    """Tokens that the model reads, its answer included."""
+    limits: Mapping[str, Any]
+    """The fields of `internvl.data.limits.Limits`."""
+    bounds: Mapping[str, Any]
+    """The fields of `internvl.serving.reader.Bounds`."""
+    look: Mapping[str, Any] | None = None
+    """How the model of vectors sees a picture: {"size", "fit"} of `internvl.data.pair.encode_picture`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Open pictures for the model of vectors. Answered by a Prompt without ids, one tile a picture; or by a Refused."""
+
+    id: int
+    addresses: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Read:
     """Open what an order refers to and write its prompt. Answered by a Prompt or a Refused of the same id."""
 
@@ -202,10 +228,10 @@ class Refused:
     retry_after: int | None = None
 
 
-Message = Read | Prompt | Serve | Ask | Drop | Embed | Ping | Ready | Piece | Done | Vectors | Pong | Refused
+Message = Open | Look | Read | Prompt | Serve | Ask | Drop | Embed | Ping | Ready | Piece | Done | Vectors | Pong | Refused
 KINDS: Mapping[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (Read, Prompt, Serve, Ask, Drop, Embed, Ping, Ready, Piece, Done, Vectors, Pong, Refused)
+    for kind in (Open, Look, Read, Prompt, Serve, Ask, Drop, Embed, Ping, Ready, Piece, Done, Vectors, Pong, Refused)
 }  # fmt: skip
 
 
