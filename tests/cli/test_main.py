@@ -17,11 +17,10 @@ import torch
 import typer
 from PIL import Image
 
-from internvl.cli.conversation import Conversation, Media
+from internvl.cli.conversation import Conversation, Media, Partner
 from internvl.cli.main import MISTAKE, run
 from internvl.data import media
 from internvl.errors import ContextOverflow, PlaceholderMismatch
-from internvl.inference.sampling import SamplingConfig
 from tests.conftest import golden
 
 BRIEF = ("--max-new-tokens", "6")
@@ -253,7 +252,10 @@ def test_media_that_cannot_be_used(model, tmp_path, capsys, name, content, befor
         (["chat", "What?", "MODEL", "--device", "gpu"], "'gpu' is no device"),
         (["chat", "What?", "MODEL", "--device", "cuda:99"], "no device 'cuda:99'"),
         (["chat", "What?", "MODEL", "--dtype", "float33"], "float32"),
-        (["chat", "What?", "MODEL", "--endpoint", "http://localhost"], "No such option"),
+        (["chat", "What?", "--endpoint", "localhost:8000"], "expected an address"),
+        (["chat", "What?", "--endpoint", "http://localhost:9", "--beams", "3"], "--beams 3 is for a model on this"),
+        (["chat", "What?", "--endpoint", "http://localhost:9", "--device", "cpu"], "--device cpu is for a model on"),
+        (["chat", "What?", "MODEL", "--extensions"], "--endpoint URL"),
         (["chat", "--json", "MODEL"], "--json answers one question"),
         (["chta"], "Did you mean 'chat'"),
         (["embed"], "nothing to embed"),
@@ -455,6 +457,11 @@ def test_a_conversation_at_a_terminal(model, photo, tmp_path):
     enter("/clear", "Nothing goes with your next question.")
     enter("/image 'My photo.png'", "With your next question: picture 100x60.")
     enter("/reset", "The conversation starts anew.")
+    enter("/again", "nothing has been asked yet")
+    assert b"tiles" not in enter("Who are you?", " s)")
+    enter("/again", " s)")
+    enter("/undo", "Forgotten: Who are you?")
+    enter("/undo", "nothing has been asked yet")
     enter("/system Be brief.", "The conversation starts anew.")
     enter("/help", "/quit")
     enter("/quit now", "/quit takes nothing after it")
@@ -469,13 +476,12 @@ def test_a_picture_that_is_too_much_is_not_attached_for_ever(capsys):
     asked = []
 
     class Talk:
-        sampling = SamplingConfig(beams=2)
-
         def ask(self, question, *, images, **media):
             asked.append(len(images))
             raise ContextOverflow("too long") if images else PlaceholderMismatch("no picture")
 
-    talk = Conversation(Talk(), Media(images=(Image.new("RGB", (9, 9)),)), name="nano")
+    partner = Partner(Talk(), "nano", at_once=True)
+    talk = Conversation(partner, Media(images=(Image.new("RGB", (9, 9)),)))
     talk.hear("What is this?")
     talk.hear("What is this?")
     assert asked == [1, 0]
@@ -485,7 +491,7 @@ def test_a_picture_that_is_too_much_is_not_attached_for_ever(capsys):
 def test_pages_of_a_document_in_a_conversation(tmp_path, capsys):
     sheets = [Image.new("RGB", (90, 90), colour) for colour in ("red", "green", "blue")]
     sheets[0].save(tmp_path / "my paper.pdf", save_all=True, append_images=sheets[1:])
-    talk = Conversation(None, Media(), name="nano")
+    talk = Conversation(Partner(None, "nano"), Media())
     talk.hear(f"/pdf '{tmp_path / 'my paper.pdf'}' 2-3")
     assert "document of 2 pages" in capsys.readouterr().out
     talk.hear(f"/pdf '{tmp_path / 'my paper.pdf'}' 2 3")

@@ -10,8 +10,7 @@ import typer
 from internvl.errors import UsageError
 
 if TYPE_CHECKING:
-    from internvl.cli.conversation import Media
-    from internvl.inference.chat import Chat
+    from internvl.cli.conversation import Media, Partner
 
 WORDS_HELP = "Pictures (files or addresses), then the question in quotes. Without a question: a conversation, or the \
 question is read from a pipe."
@@ -21,7 +20,13 @@ def chat(
     words: Annotated[
         list[str] | None, typer.Argument(metavar='[IMAGE]... ["QUESTION"]', help=WORDS_HELP, show_default=False)
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="M", help="Hub id, zoo name or folder. Default: nano.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="Hub id, zoo name or folder. Default: nano. Of a server: its name there."),
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Ask an OpenAI-style server. Its key: $OPENAI_API_KEY.")
+    ] = None,
     video: Annotated[str | None, typer.Option(metavar="F", help="A video.")] = None,
     pdf: Annotated[str | None, typer.Option(metavar="F", help="A PDF; every page is a picture.")] = None,
     pages: Annotated[str | None, typer.Option(metavar="1-3,7", help="Of the PDF. Default: all.")] = None,
@@ -30,13 +35,20 @@ def chat(
     max_tiles: Annotated[int | None, typer.Option(help="Shared by pictures and pages. Default: the model's.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames read from a video.")] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message. Default: the model's.")] = None,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest answer; above: sampled.")] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="0: the likeliest answer; above: sampled. Default: 0, or the server's own.")
+    ] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest tokens of this probability.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample among this many tokens.")] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
-    beams: Annotated[int, typer.Option(help="Above 1: beam search; the answer comes at once.")] = 1,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less. Default: 1.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Above 1: beam search; the answer comes at once.")] = None,
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal answers.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 1024,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of an answer at most. Default: 1024, or the server's own.")
+    ] = None,
+    extensions: Annotated[
+        bool, typer.Option("--extensions", help="Tell any server --top-k, --repetition-penalty and --max-tiles.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: what there is.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. Default: what is fast there.")] = None,
     revision: Annotated[str | None, typer.Option(metavar="R", help="Branch, tag or commit of a hub model.")] = None,
@@ -50,6 +62,8 @@ def chat(
     echo "Summarise." | internvl chat --pdf paper.pdf
 
     internvl chat photo.jpg      (a conversation; /help lists its commands)
+
+    internvl chat photo.jpg --endpoint http://localhost:8000/v1
     """
     from internvl.cli.words import existing_file, sort_words
 
@@ -62,34 +76,43 @@ def chat(
         raise UsageError("--pages and --password belong to a document; give it: --pdf FILE")
 
     from internvl.cli.conversation import Conversation, Media
-    from internvl.cli.terminal import waiting
+    from internvl.cli.partners import Wanted, partner
 
     # before the model: mistakes show at once
-    media = Media.open(given.images, video=video, frames=frames, pdf=pdf, pages=pages, password=password)
-
-    from internvl.inference.sampling import SamplingConfig
-    from internvl.weights.load import resolve
-
-    sampling = SamplingConfig(
-        max_new_tokens=max_new_tokens,
+    media = Media.open(
+        given.images,
+        video=video,
+        frames=frames,
+        pdf=pdf,
+        pages=pages,
+        password=password,
+        keep_files=endpoint is not None,
+    )
+    wanted = Wanted(
+        model=model,
+        endpoint=endpoint,
+        extensions=extensions,
+        max_tiles=max_tiles,
+        system=system,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
         repetition_penalty=repetition_penalty,
         beams=beams,
         seed=seed,
+        max_new_tokens=max_new_tokens,
+        device=device,
+        dtype=dtype,
+        revision=revision,
     )
-    path = resolve(model, revision=revision)  # a download shows its own progress
-    with waiting(f"loading {model or 'nano'}"):
-        from internvl import Chat as Talk
-
-        talk = Talk.load(path, device=device, dtype=dtype, max_tiles=max_tiles, system=system, sampling=sampling)
+    whom = partner(wanted)
     if question is None:
-        Conversation(talk, media, name=model or "nano", frames=frames, password=password).run()
+        Conversation(whom, media, frames=frames, password=password).run()
     elif as_json:
-        _print_json(talk, question, media, model or "nano")
+        _print_json(whom, question, media)
     else:
-        _print_answer(talk, question, media)
+        whom.say(question, media)
+        print()
 
 
 def _question(word: str | None, *, as_json: bool) -> str | None:
@@ -109,20 +132,8 @@ def _question(word: str | None, *, as_json: bool) -> str | None:
     return piped
 
 
-def _print_answer(talk: Chat, question: str, media: Media) -> None:
-    """The answer as it comes; one newline at its end."""
-    from internvl.cli.conversation import say
-
-    say(talk, question, media)
-    print()
-
-
-def _print_json(talk: Chat, question: str, media: Media, model: str) -> None:
+def _print_json(whom: Partner, question: str, media: Media) -> None:
     import json
 
-    from internvl.cli.terminal import waiting
-
-    with waiting("looking") as advance:
-        talk.report = advance
-        answer = talk.ask(question, images=media.images, video=media.video, pdf=media.pages or None)
-    print(json.dumps({"model": model, **answer.as_json()}, ensure_ascii=False))
+    answer = whom.ask(question, media)
+    print(json.dumps({"model": whom.name, **answer.as_json()}, ensure_ascii=False))

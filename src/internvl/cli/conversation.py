@@ -9,19 +9,89 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from internvl.cli.terminal import complain, waiting
-from internvl.errors import ContextOverflow, InternVLError, UsageError, find
+from internvl.errors import ContextOverflow, EndpointError, InternVLError, UsageError, find
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Photo
 
     from internvl.data.prompts import Video
-    from internvl.inference.answer import Answer
-    from internvl.inference.chat import Chat
+    from internvl.inference.pieces import Stream
 
 GREETING = "{name} is ready. Ask; /image FILE shows it a picture, /help lists the commands, /quit leaves."
+
+REFUSED = (400, 413, 422)
+"""What a server answers to a question that it will never answer."""
+
+
+class Told(Protocol):
+    """An answer, of whomever."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def usage(self) -> Any: ...
+    def as_json(self) -> dict[str, Any]: ...
+
+
+class Talk(Protocol):
+    """A conversation: `Chat` is one, `RemoteChat` another."""
+
+    system: str | None
+    history: list[Any]
+    report: Callable[[int, int], None] | None
+
+    def ask(
+        self, question: str, *, images: Sequence[Photo | bytes], video: Video | None, pdf: tuple[Photo, ...] | None
+    ) -> Told: ...
+    def stream(
+        self, question: str, *, images: Sequence[Photo | bytes], video: Video | None, pdf: tuple[Photo, ...] | None
+    ) -> Stream[Told]: ...
+    def undo(self) -> list[Any]: ...
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Partner:
+    """Whom one talks to."""
+
+    talk: Talk
+    name: str
+    remote: bool = False
+    """Pictures go to it as the files that they are."""
+    at_once: bool = False
+    """Its answers do not come piece by piece."""
+
+    @property
+    def task(self) -> str:
+        """What it does before it answers."""
+        return "asking" if self.remote else "looking"
+
+    def ask(self, question: str, media: Media) -> Told:
+        """A whole answer; a bar shows how many tiles have been looked at, or pictures made ready."""
+        with waiting(self.task) as advance:
+            self.talk.report = advance
+            return self.talk.ask(question, **media.given())
+
+    def say(self, question: str, media: Media) -> Told:
+        """Print an answer as it comes."""
+        if self.at_once:
+            answer = self.ask(question, media)
+            print(answer.text, end="")
+            return answer
+        with waiting(self.task) as advance:
+            self.talk.report = advance
+            stream = self.talk.stream(question, **media.given())
+            first = next(stream, "")
+        try:
+            print(first, end="", flush=True)
+            for piece in stream:
+                print(piece, end="", flush=True)
+        finally:
+            stream.close()  # a server stops at once
+        return stream.answer
 
 
 @dataclass(frozen=True)
@@ -31,6 +101,8 @@ class Media:
     images: tuple[Photo, ...] = ()
     video: Video | None = None
     pages: tuple[Photo, ...] = ()
+    files: tuple[bytes, ...] = ()
+    """What the pictures were read from, where they are sent so."""
 
     @classmethod
     def open(
@@ -42,20 +114,28 @@ class Media:
         pdf: str | None = None,
         pages: str | None = None,
         password: str | None = None,
+        keep_files: bool = False,
     ) -> Media:
-        """Read files or addresses; `MediaError` says which cannot be used and why."""
+        """Read files or addresses; `MediaError` says which cannot be used and why. keep_files: see `files`."""
         from internvl.cli.words import limits, page_numbers
-        from internvl.inference.attached import Pdf, pages_of, photo_of, video_of
+        from internvl.inference.attached import Pdf, pages_of, photo_and_file, video_of
 
         allowed, numbers = limits(), None if pages is None else page_numbers(pages)
+        opened = [photo_and_file(image, allowed) for image in images]
         return cls(
-            images=tuple(photo_of(image, allowed) for image in images),
+            images=tuple(photo for photo, _ in opened),
+            files=tuple(file for _, file in opened) if keep_files else (),
             video=None if video is None else video_of(video, allowed, frames=frames),
             pages=() if pdf is None else pages_of(Pdf(pdf, pages=numbers, password=password), allowed),
         )
 
     def __add__(self, other: Media) -> Media:
-        return Media(self.images + other.images, other.video or self.video, self.pages + other.pages)
+        video = other.video or self.video
+        return Media(self.images + other.images, video, self.pages + other.pages, self.files + other.files)
+
+    def given(self) -> dict[str, Any]:
+        """What a `Talk` is given with a question."""
+        return {"images": self.files or self.images, "video": self.video, "pdf": self.pages or None}
 
     def __str__(self) -> str:
         parts = [f"picture {photo.width}x{photo.height}" for photo in self.images]
@@ -64,39 +144,24 @@ class Media:
         return ", ".join(parts)
 
 
-def say(talk: Chat, question: str, media: Media) -> Answer:
-    """Print an answer as it comes; a bar shows how many tiles have been looked at until it begins."""
-    pdf = media.pages or None
-    with waiting("looking") as advance:
-        talk.report = advance
-        if talk.sampling.beams > 1:
-            answer = talk.ask(question, images=media.images, video=media.video, pdf=pdf)
-            print(answer.text, end="")
-            return answer
-        stream = talk.stream(question, images=media.images, video=media.video, pdf=pdf)
-        first = next(stream, "")
-    print(first, end="", flush=True)
-    for piece in stream:
-        print(piece, end="", flush=True)
-    return stream.answer
-
-
 class Conversation:
     """Reads lines until the end: questions, and commands that begin with a slash."""
 
     def __init__(
-        self, talk: Chat, media: Media, *, name: str, frames: int | None = None, password: str | None = None
+        self, partner: Partner, media: Media, *, frames: int | None = None, password: str | None = None
     ) -> None:
         """frames and password: of every video and document that is shown."""
-        self._talk, self._media, self._name = talk, media, name
+        self._partner, self._talk, self._media = partner, partner.talk, media
         self._frames, self._password = frames, password
+        self._asked: list[tuple[str, Media]] = []
+        """Of every exchange that is remembered."""
         self._open = True
 
     def run(self) -> None:
         """Talk until /quit or the end of input. Ctrl-C stops an answer, or clears the line."""
         with suppress(ImportError):  # not on every system
             import_module("readline")  # gives input() its line editing and its history
-        print(GREETING.format(name=self._name))
+        print(GREETING.format(name=self._partner.name))
         if str(self._media):
             print(f"With your first question: {self._media}.")
         while self._open:
@@ -126,26 +191,28 @@ class Conversation:
         except InternVLError as error:
             complain(str(error))
         except KeyboardInterrupt:
-            print("\n(stopped; this question and its answer are forgotten)")
+            print("\n(stopped; the conversation is as it was before)")
 
     def _answer(self, question: str) -> None:
-        start = time.perf_counter()
         try:
-            answer = say(self._talk, question, self._media)
-        except ContextOverflow:
-            if str(self._media):  # kept, it would make every further question too long
-                print(f"Not attached any more: {self._media}.")
-            self._media = Media()
+            self._say(question, self._media)
+        except (ContextOverflow, EndpointError) as error:
+            if isinstance(error, ContextOverflow) or error.status in REFUSED:
+                if str(self._media):  # kept, it would make every further question too long
+                    print(f"Not attached any more: {self._media}.")
+                self._media = Media()
             raise
         self._media = Media()
+
+    def _say(self, question: str, media: Media) -> None:
+        start = time.perf_counter()
+        answer = self._partner.say(question, media)
+        self._asked.append((question, media))
         print()
         if sys.stdout.isatty():
             from rich.console import Console
 
-            seconds, usage = time.perf_counter() - start, answer.usage
-            tiles = f"{sum(answer.tiles)} tiles, " if answer.tiles else ""
-            counts = f"{tiles}{usage.prompt} + {usage.completion} tokens, {seconds:.1f} s"
-            Console(highlight=False).print(f"({counts})", style="dim")
+            Console(highlight=False).print(f"({_counts(answer)}{time.perf_counter() - start:.1f} s)", style="dim")
 
     @property
     def commands(self) -> dict[str, tuple[Callable[[str], None], str]]:
@@ -155,6 +222,8 @@ class Conversation:
             "/video": (self._video, "/video FILE        show a video with the next question"),
             "/pdf": (self._pdf, "/pdf FILE [1-3,7]  show a document, or these pages of it, with the next question"),
             "/clear": (self._clear, "/clear             show nothing with the next question after all"),
+            "/again": (self._again, "/again             ask the last question again, in place of its answer"),
+            "/undo": (self._undo, "/undo              forget the last question and its answer"),
             "/system": (
                 self._system,
                 "/system TEXT       set the system message and start anew; without TEXT: the model's own",
@@ -169,7 +238,7 @@ class Conversation:
         print(f"With your next question: {self._media}.")
 
     def _image(self, names: str) -> None:
-        self._attach(Media.open([_file(name) for name in _names(names, "/image")]))
+        self._attach(Media.open([_file(name) for name in _names(names, "/image")], keep_files=self._partner.remote))
 
     def _video(self, name: str) -> None:
         self._attach(Media.open(video=_one(name, "/video"), frames=self._frames))
@@ -186,6 +255,23 @@ class Conversation:
         self._media = Media()
         print("Nothing goes with your next question.")
 
+    def _again(self, rest: str) -> None:
+        _expect_nothing(rest, "/again")
+        forgotten = self._talk.undo()
+        last = self._asked.pop()
+        try:
+            self._say(*last)
+        except BaseException:
+            self._talk.history += forgotten
+            self._asked.append(last)
+            raise
+
+    def _undo(self, rest: str) -> None:
+        _expect_nothing(rest, "/undo")
+        self._talk.undo()
+        question, _ = self._asked.pop()
+        print(f"Forgotten: {question}")
+
     def _system(self, text: str) -> None:
         self._talk.system = text or None
         self._reset("")
@@ -193,6 +279,7 @@ class Conversation:
     def _reset(self, rest: str) -> None:
         _expect_nothing(rest, "/reset")
         self._talk.reset()
+        self._asked.clear()
         self._media = Media()
         print("The conversation starts anew.")
 
@@ -203,6 +290,13 @@ class Conversation:
     def _quit(self, rest: str) -> None:
         _expect_nothing(rest, "/quit")
         self._open = False
+
+
+def _counts(answer: Told) -> str:
+    """What an answer took, as far as it is known."""
+    shown, usage = sum(getattr(answer, "tiles", ())), answer.usage
+    tiles = f"{shown} tiles, " if shown else ""
+    return tiles if usage.completion is None else f"{tiles}{usage.prompt} + {usage.completion} tokens, "
 
 
 def _names(text: str, command: str) -> list[str]:

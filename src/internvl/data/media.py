@@ -70,8 +70,10 @@ SIGNATURES = (  # the first bytes, what they mean, which decoder
 # fmt: on
 
 
-def open_image(source: Source | Image.Image, limits: Limits = OPEN) -> Image.Image:
+def open_image(source: Source | Image.Image, limits: Limits = OPEN, *, name: str = "the picture") -> Image.Image:
     """One decoded picture, as stored; of several frames the first. `image.to_rgb` makes it upright and RGB.
+
+    name: what messages call a source that has no name of its own.
 
     Raises MediaRefused for what is over a limit or not allowed, MediaUnreadable for what is damaged or no picture.
 
@@ -79,9 +81,9 @@ def open_image(source: Source | Image.Image, limits: Limits = OPEN) -> Image.Ima
     (1920, 1080)
     """
     if isinstance(source, Image.Image):
-        return _decode(source, "the picture", limits)
-    name = name_of(source, "the picture")
-    data = read(source, limits, what="the picture")
+        return _decode(source, name, limits)
+    name = name_of(source, name)
+    data = read(source, limits, what=name)
     opener = _opener(data, name, limits)
     try:
         with without_warnings():

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from PIL.Image import Image as Photo
 
+from internvl.data.encode import EncoderConfig
+from internvl.data.image import check_tiles
 from internvl.data.limits import OPEN, Limits
-from internvl.data.media import Source, open_image, open_pdf, open_video
+from internvl.data.media import Source, name_of, open_image, open_pdf, open_video, read
 from internvl.data.prompts import Image, Message, Part, Text, Video
 from internvl.errors import UsageError
 
@@ -48,11 +50,31 @@ class Budget:
         return max(1, min(self.each, self.together // max(1, pictures)))
 
 
+def budget_of(config: EncoderConfig, max_tiles: int | None, *, document: bool) -> Budget | None:
+    """Tiles that a message's pictures and pages may have; None where the model sees each as one tile.
+
+    max_tiles: what is asked for; None: the checkpoint's for pictures, PDF_TILES where there is a document.
+    """
+    if max_tiles is not None:
+        check_tiles(max_tiles)
+        return Budget(max_tiles, max_tiles)
+    if not config.dynamic:
+        return None
+    return Budget(PDF_TILES if document else config.max_tiles, config.max_tiles)
+
+
 def photo_of(source: Source | Photo, limits: Limits = OPEN) -> Photo:
     """A picture, opened through the one door of all media. Of a caller's own it is a copy: what is edited later is not
     what was shown."""
     photo = open_image(source, limits)
     return photo.copy() if photo is source else photo
+
+
+def photo_and_file(source: Source, limits: Limits = OPEN) -> tuple[Photo, bytes]:
+    """A picture, and the file that holds it; both come through the door once."""
+    name = name_of(source, "the picture")
+    file = read(source, limits, what=name)
+    return open_image(file, limits, name=name), file
 
 
 def video_of(source: Source | Video | Photos, limits: Limits = OPEN, *, frames: int | None = None) -> Video:
@@ -77,6 +99,13 @@ def pages_of(source: Source | Pdf | Photos, limits: Limits = OPEN) -> tuple[Phot
     return tuple(open_pdf(pdf.source, limits, pages=pdf.pages, password=pdf.password))
 
 
+def several(images: Sequence[Source | Photo]) -> Sequence[Source | Photo]:
+    """Pictures; `UsageError` where it is one."""
+    if isinstance(images, str | bytes | os.PathLike | Photo):
+        raise UsageError("images is one picture; give a list, even of one: images=[...]")
+    return images
+
+
 def asked(
     question: str | Text,
     *,
@@ -97,11 +126,9 @@ def asked(
         raise UsageError(
             f"the question is of type {type(question).__name__}; expected a string, or Text for a stranger's"
         )
-    if isinstance(images, str | bytes | os.PathLike | Photo):
-        raise UsageError("images is one picture; give a list, even of one: images=[...]")
     if frames is not None and video is None:
         raise UsageError(f"frames={frames} says how much of a video is read, but there is none; give video=...")
-    photos = [photo_of(image, limits) for image in images]
+    photos = [photo_of(image, limits) for image in several(images)]
     photos += [] if pdf is None else pages_of(pdf, limits)
     share = None if budget is None else budget.share(len(photos))
     parts: list[Part] = [Image(photo, share) for photo in photos]

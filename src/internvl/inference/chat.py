@@ -18,13 +18,12 @@ import torch
 from PIL.Image import Image as Photo
 
 from internvl.data.encode import Encoder
-from internvl.data.image import check_tiles
 from internvl.data.limits import OPEN, Limits
 from internvl.data.media import Source
 from internvl.data.prompts import Message, Text, Video
 from internvl.errors import ContextOverflow, UsageError
 from internvl.inference.answer import Answer, GrowingText
-from internvl.inference.attached import PDF_TILES, Budget, Pdf, Photos, asked, shared
+from internvl.inference.attached import Budget, Pdf, Photos, asked, budget_of, shared
 from internvl.inference.generate import Emitted, Generation, generate
 from internvl.inference.pieces import Stream
 from internvl.inference.rows import Prompt, new_cache
@@ -190,6 +189,15 @@ class Chat:
         self._stop()
         self.history.clear()
 
+    def undo(self) -> list[Message]:
+        """Forget the last question and its answer; returns them, and `history += ` brings them back."""
+        self._stop()
+        if not self.history:
+            raise UsageError("nothing has been asked yet, so there is nothing to take back")
+        forgotten = self.history[-2:]
+        del self.history[-2:]
+        return forgotten
+
     # ---- how ---------------------------------------------------------------------------------------------------------
 
     def _asked(self, question: Question, budget: Budget | None, **media: Any) -> Message:
@@ -211,13 +219,8 @@ class Chat:
 
     def _budget(self, max_tiles: int | None, pdf: Source | Pdf | Photos | None) -> Budget | None:
         """Tiles that a question's pictures and pages may have; None where the model sees each as one tile."""
-        config, asked_for = self.encoder.config, self.max_tiles if max_tiles is None else max_tiles
-        if asked_for is not None:
-            check_tiles(asked_for)
-            return Budget(asked_for, asked_for)
-        if not config.dynamic:
-            return None
-        return Budget(config.max_tiles if pdf is None else PDF_TILES, config.max_tiles)
+        asked_for = self.max_tiles if max_tiles is None else max_tiles
+        return budget_of(self.encoder.config, asked_for, document=pdf is not None)
 
     def _read(self, messages: Sequence[Message], budget: Budget | None, sampling: SamplingConfig | None) -> Read:
         """Encode a conversation and see that it fits."""
