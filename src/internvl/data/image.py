@@ -22,6 +22,7 @@ A picture of several frames gives its first one.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,11 @@ def check_tiles(max_tiles: int, *, min_tiles: int = 1) -> None:
             raise UsageError(f"{name} is {tiles!r}; expected a whole number from 1 to {MOST_TILES}")
     if min_tiles > max_tiles:
         raise UsageError(f"tiles from {min_tiles} to {max_tiles}: expected 1 <= min_tiles <= max_tiles")
+
+
+def digest(tiles: np.ndarray) -> str:
+    """SHA-256 over shape and pixels of the tiles (n, S, S, 3) of one picture: what it is known by."""
+    return hashlib.sha256(repr((tiles.shape, str(tiles.dtype))).encode() + tiles.tobytes()).hexdigest()
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,6 @@ prompt begins as the last one did, with the same tokens and pictures, its keys a
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from internvl.data.image import Normalisation, normalise
+from internvl.data.image import digest as digest
 from internvl.models.attention import KVCache
 from internvl.models.chat import ChatModel
 from internvl.models.config import TextConfig
@@ -26,11 +26,6 @@ MOST_TILES = 256
 """Tiles whose features are kept: 0.9 GB for 448 px tiles and a decoder of width 3584 in fp32."""
 ROOM = 512
 """A conversation's cache grows by multiples of this many tokens."""
-
-
-def digest(tiles: np.ndarray) -> str:
-    """SHA-256 over shape and pixels of the tiles (n, S, S, 3) of one picture."""
-    return hashlib.sha256(repr((tiles.shape, str(tiles.dtype))).encode() + tiles.tobytes()).hexdigest()
 
 
 class Features:
