@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import socket
 import struct
@@ -59,15 +58,19 @@ class Open:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Open pictures for the model of vectors. Answered by a Prompt without ids, one tile a picture; or by a Refused."""
+    """Open the pictures of an order for the model of vectors, as Read does for the one that answers. Answered by a
+    Prompt without ids, one tile a picture; or by a Refused."""
 
     id: int
-    addresses: Sequence[str]
+    order: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """Open what an order refers to and write its prompt. Answered by a Prompt or a Refused of the same id."""
+    """Open what an order refers to and write its prompt. Answered by a Prompt or a Refused of the same id.
+
+    The memory beside it holds the data: addresses of the order, one after the other.
+    """
 
     id: int
     order: Mapping[str, Any]
@@ -228,7 +231,9 @@ class Refused:
     retry_after: int | None = None
 
 
-Message = Open | Look | Read | Prompt | Serve | Ask | Drop | Embed | Ping | Ready | Piece | Done | Vectors | Pong | Refused
+Message = (
+    Open | Look | Read | Prompt | Serve | Ask | Drop | Embed | Ping | Ready | Piece | Done | Vectors | Pong | Refused
+)
 KINDS: Mapping[str, type[Message]] = {
     kind.__name__: kind
     for kind in (Open, Look, Read, Prompt, Serve, Ask, Drop, Embed, Ping, Ready, Piece, Done, Vectors, Pong, Refused)
@@ -282,7 +287,7 @@ class Memory:
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
         memory = cls(descriptor)
-        view = memoryview(np.ascontiguousarray(values).tobytes())
+        view = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         try:
             while view:
                 view = view[os.write(descriptor, view) :]
@@ -303,11 +308,16 @@ class Memory:
         size = os.fstat(self.descriptor).st_size
         if size != expected or min(shape, default=0) < 0:
             raise WireError(f"memory of {size} bytes came for {expected}")
-        if not size:
-            return np.empty(tuple(shape), dtype)
-        # A copy: the process at the other end can still write to what is mapped.
-        with mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ) as mapped:
-            return np.frombuffer(mapped[:], dtype).reshape(tuple(shape))
+        array = np.empty(tuple(shape), dtype)
+        view = array.reshape(-1).view(np.uint8).data
+        # Read, not mapped: the other process can still cut the file short, which would end this one.
+        while view:
+            count = os.preadv(self.descriptor, [view], size - len(view))
+            if not count:
+                raise WireError(f"memory of {size} bytes was cut short")
+            view = view[count:]
+        array.flags.writeable = False
+        return array
 
     def close(self) -> None:
         if self._descriptor is not None:
