@@ -10,8 +10,6 @@ from PIL.Image import Image as Photo
 
 from internvl.data.encode import EncoderConfig
 from internvl.data.image import check_tiles
-from internvl.data.encode import EncoderConfig
-from internvl.data.image import check_tiles
 from internvl.data.limits import OPEN, Limits
 from internvl.data.media import Source, name_of, open_image, open_pdf, open_video, read
 from internvl.data.prompts import Image, Message, Part, Text, Video
@@ -50,19 +48,6 @@ class Budget:
     def share(self, pictures: int) -> int:
         """The part of one of so many."""
         return max(1, min(self.each, self.together // max(1, pictures)))
-
-
-def budget_of(config: EncoderConfig, max_tiles: int | None, *, document: bool) -> Budget | None:
-    """Tiles that a message's pictures and pages may have; None where the model sees each as one tile.
-
-    max_tiles: what is asked for; None: the checkpoint's for pictures, PDF_TILES where there is a document.
-    """
-    if max_tiles is not None:
-        check_tiles(max_tiles)
-        return Budget(max_tiles, max_tiles)
-    if not config.dynamic:
-        return None
-    return Budget(PDF_TILES if document else config.max_tiles, config.max_tiles)
 
 
 def budget_of(config: EncoderConfig, max_tiles: int | None, *, document: bool) -> Budget | None:
