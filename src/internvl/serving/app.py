@@ -1,0 +1,119 @@
+"""The API: an ASGI application in front of a `Backend`. There is no torch in this process.
+
+Watch (id, log, counters, headers) > CORS > Guard (host, key, bytes) > routes > Backend
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from internvl import __version__
+from internvl.errors import InternVLError
+from internvl.serving import published, routes, routes_lists
+from internvl.serving.backend import Backend
+from internvl.serving.flights import Flights
+from internvl.serving.guards import Guard, Watch, refused
+from internvl.serving.logs import tell, tell_fault
+from internvl.serving.metrics import Metrics
+from internvl.serving.refusal import Refusal
+from internvl.serving.running import Running
+from internvl.serving.settings import Settings
+
+PREFLIGHT_SECONDS = 600
+
+
+def create_app(settings: Settings, backend: Backend) -> FastAPI:
+    """The application. It starts the backend when it starts, and answers 503 until that is ready.
+
+    >>> app = create_app(Settings(), backend)  # doctest: +SKIP
+    """
+    metrics = Metrics(backend.counters)
+    flights = Flights(settings.request_seconds)
+    running = Running(settings, backend, metrics, flights)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        starting = asyncio.ensure_future(_start(running))
+        try:
+            yield
+        finally:
+            flights.end()
+            starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+            await backend.stop()
+
+    app = FastAPI(
+        title=published.TITLE, version=__version__, summary="Vision-language models behind OpenAI's API.",
+        docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
+    )  # fmt: skip
+    app.state.running = running
+    app.include_router(routes.router)
+    app.include_router(routes_lists.router)
+    app.add_exception_handler(HTTPException, _not_found)
+    app.state.has_page = settings.ui and _mount_page(app, settings)
+    # What is added last is outermost.
+    app.add_middleware(Guard, settings=settings, is_closed=lambda: not running.is_ready)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"], expose_headers=["X-Request-Id", "Retry-After"],
+            max_age=PREFLIGHT_SECONDS,
+        )  # fmt: skip
+    app.add_middleware(Watch, metrics=metrics)
+
+    @cache
+    def openapi() -> dict[str, Any]:
+        return published.document(app, keyed=bool(settings.keys))
+
+    app.openapi = openapi
+    return app
+
+
+def _mount_page(app: FastAPI, settings: Settings) -> bool:
+    """The page at /ui, where what it is made with is installed."""
+    try:
+        page = import_module("internvl.serving.page")
+    except ModuleNotFoundError:
+        return False
+    page.mount(app, settings)
+    return True
+
+
+async def _start(running: Running) -> None:
+    """Load the model; why it cannot be loaded is kept for whoever runs the server."""
+    try:
+        await running.backend.start()
+    except InternVLError as error:
+        running.failure = error
+        tell("failed", reason=str(error))
+    except Exception as error:
+        running.failure = InternVLError("the model could not be started; the log says where")
+        tell_fault(error)
+    else:
+        tell("ready", model=running.backend.facts.model)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    """What routing itself refuses, in the shape that all errors have."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        refusal = Refusal(f"{request.method} is not how this path is asked", status=405, code="method_not_allowed")
+    else:
+        refusal = Refusal("there is no such path; GET /openapi.json says which there are", status=error.status_code,
+                          code="not_found")  # fmt: skip
+    response = refused(refusal)
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response

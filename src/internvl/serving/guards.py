@@ -1,0 +1,233 @@
+"""What stands before every route: who asks, of which host, and how much comes with it. Plain ASGI, no copies.
+
+request --Watch--> an id, a line in the log, counters, headers; a fault is an answer of 500
+           '--Guard--> Host, key, bytes of the body
+                 '--routes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from internvl.serving.flights import Gone
+from internvl.serving.logs import Note, tell, tell_fault
+from internvl.serving.metrics import Metrics
+from internvl.serving.refusal import Refusal, no_key, queue_full, refusal_of, unavailable
+from internvl.serving.replies import new_id
+from internvl.serving.settings import Settings
+
+OPEN = ("/health",)
+"""Paths that anybody may ask."""
+PAGE = "/ui"
+SWALLOWED_SECONDS = 2.0
+"""For which the body of a refused request is still read, and thrown away: who is cut off while it sends never reads
+what it is refused with."""
+GONE = 499
+"""What the log says of a client that went away; no answer has this status."""
+HELD = 16
+"""Bodies of the largest size that may be in memory at a time."""
+OWN_NAMES = ("localhost", "127.0.0.1", "::1")
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+def refused(refusal: Refusal) -> JSONResponse:
+    """A refusal as HTTP has it."""
+    return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers())
+
+
+def note_of(scope: Scope) -> Note:
+    """What is known of the request by now."""
+    return scope["state"]["note"]
+
+
+def is_page(path: str) -> bool:
+    return path == PAGE or path.startswith(PAGE + "/")
+
+
+class Watch:
+    """The outermost: every request gets an id, a line in the log and an answer, whatever happens inside."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        note = Note(given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else new_id("req_"))
+        scope.setdefault("state", {})["note"] = note
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                note.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = note.id
+                for name, value in HEADERS.items():
+                    if not is_page(scope["path"]):  # it has headers of its own
+                        headers.setdefault(name, value)
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, marked)
+        except Gone:
+            note.gone = True
+        except Exception as error:
+            refusal = refusal_of(error)
+            note.code = refusal.code
+            if refusal.status >= 500 and not isinstance(error, Refusal):
+                tell_fault(error, note.id)
+            if not note.status:
+                await refused(refusal)(scope, receive, marked)
+        finally:
+            self._metrics.in_flight.dec()
+            if note.gone and not note.status:
+                note.status = GONE
+            route = scope.get("route")
+            note.route = getattr(route, "path", "none")
+            self._metrics.request(note, perf_counter() - note.begun)
+            tell("request", **note.line())
+
+
+class Guard:
+    """Who may come in, and with how much."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, is_closed: Callable[[], bool]) -> None:
+        self._app = app
+        self._is_closed = is_closed
+        self._keys = [key.encode() for key in settings.keys]
+        self._names = (*OWN_NAMES, *settings.server_names) if settings.is_loopback else None
+        self._most = settings.limits.body
+        self._held = 0
+        """Bytes of bodies in memory now, of all requests."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # there are no web sockets here
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        try:
+            self._check(scope)
+        except Refusal as refusal:
+            await self._turn_away(refusal, scope, receive, send)
+            return
+        own = 0
+
+        async def counted() -> Message:
+            nonlocal own
+            message = await receive()
+            if message["type"] == "http.request":
+                own += len(message.get("body", b""))
+                self._held += len(message.get("body", b""))
+                if own > self._most:
+                    raise too_large(self._most)
+                if self._held > HELD * self._most:
+                    raise queue_full(5)
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._held -= own
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        if self._names is not None and _host(headers.get("host", "")) not in self._names:
+            raise Refusal("this server is not called that; ask it as localhost, or start it with --server-name NAME",
+                          status=421, code="unknown_host")  # fmt: skip
+        if self._keys and scope["path"] not in OPEN:
+            key = key_of(headers.get("authorization", ""), page=is_page(scope["path"]))
+            if key is None or not is_known(key, self._keys):
+                raise no_key()
+            note_of(scope).client = digest(key)
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length[:20]) > self._most:
+            raise too_large(self._most)
+        if scope["method"] == "POST" and not is_page(scope["path"]) and self._is_closed():
+            raise unavailable()
+
+    async def _turn_away(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+        note_of(scope).code = refusal.code
+        if "expect" not in Headers(scope=scope):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(_swallow(receive, self._most), SWALLOWED_SECONDS)
+        response = refused(refusal)
+        if refusal.status == 401 and is_page(scope["path"]):
+            response.headers["WWW-Authenticate"] = 'Basic realm="internvl: any name, and an API key as the password"'
+        response.headers["Connection"] = "close"
+        await response(scope, receive, send)
+
+
+async def _swallow(receive: Receive, most: int) -> None:
+    while most > 0:
+        message = await receive()
+        most -= len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
+
+
+def too_large(most: int) -> Refusal:
+    return Refusal(f"the request has more than {most} bytes, the limit; send less, or smaller pictures", status=413,
+                   code="body_too_large")  # fmt: skip
+
+
+def _host(header: str) -> str:
+    """The name in a Host header, without its port.
+
+    >>> _host("[::1]:8000"), _host("Localhost:8000")
+    ('::1', 'localhost')
+    """
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.partition(":")[0].lower().rstrip(".")
+
+
+def key_of(header: str, *, page: bool = False) -> bytes | None:
+    """The key of an Authorization header: Bearer KEY; for the page of a browser also Basic, as the password."""
+    scheme, _, value = header.partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer" and value:
+        return value.encode("utf-8", "surrogateescape")
+    if page and scheme.lower() == "basic":
+        try:
+            _, colon, password = base64.b64decode(value, validate=True).partition(b":")
+        except (binascii.Error, ValueError):
+            return None
+        return password if colon else None
+    return None
+
+
+def is_known(key: bytes, keys: Sequence[bytes]) -> bool:
+    """Whether a key is one of these. All are compared, each in constant time."""
+    found = False
+    for known in keys:
+        found |= hmac.compare_digest(key, known)
+    return found
+
+
+def digest(key: bytes) -> str:
+    """What logs call the owner of a key."""
+    return hashlib.sha256(key).hexdigest()[:12]

@@ -1,0 +1,173 @@
+"""Chat, completions and responses: each is read, ordered, answered, and told all at once or piece by piece."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from internvl.serving import published
+from internvl.serving.answers import Answers
+from internvl.serving.refusal import Refusal, check_model
+from internvl.serving.replies import (
+    DONE,
+    Choice,
+    Chunks,
+    Head,
+    Json,
+    completion,
+    event,
+    new_id,
+    text_completion,
+)
+from internvl.serving.response_events import Growing, response
+from internvl.serving.responses import ResponsesRequest
+from internvl.serving.running import Running, Stream, running_of
+from internvl.serving.schema import ChatRequest, CompletionRequest
+from internvl.serving.translate import Order, translate
+
+router = APIRouter()
+
+
+def failed(refusal: Refusal) -> Iterable[bytes]:
+    """What a stream of chat or completions ends with when it breaks off."""
+    yield event(refusal.body())
+
+
+def ordered(running: Running, asked: ChatRequest | CompletionRequest | ResponsesRequest) -> Order:
+    check_model(asked.model, [running.backend.facts.model])
+    return translate(asked, running.preset)
+
+
+def head_of(running: Running, prefix: str) -> Head:
+    return Head(new_id(prefix), running.backend.facts.model, int(time.time()))
+
+
+async def replied(running: Running, request: Request, body: Json) -> Response:
+    if running.settings.log_content:
+        request.state.note.content["answer"] = body
+    return JSONResponse(body)
+
+
+# ---- chat ------------------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/chat/completions", **published.told(ChatRequest, published.ChatCompletion, stream="chat"))
+async def chat(request: Request) -> Response:
+    """Answer a conversation."""
+    running = running_of(request)
+    asked = await running.read(request, ChatRequest)
+    order = ordered(running, asked)
+    answers, head = running.answers(request, order), head_of(running, "chatcmpl-")
+    if order.stream:
+        return Stream(running, chat_events(answers, Chunks(head, order.include_usage)), failed)
+    choices = await running.flights.fly(request.receive, answers.whole())
+    return await replied(running, request, completion(head, choices, answers.usage))
+
+
+async def chat_events(answers: Answers, chunks: Chunks) -> AsyncGenerator[bytes]:
+    begun: set[int] = set()
+    calls: dict[int, int] = {}
+    async with aclosing(answers.said()) as all_said:
+        async for said in all_said:
+            tokens = said.tokens or None
+            if said.index not in begun:
+                begun.add(said.index)
+                yield event(chunks.begin(said.index))
+            if said.words:
+                yield event(chunks.words(said.index, said.words, tokens))
+                tokens = None
+            if said.calls:
+                first = calls.get(said.index, 0)
+                calls[said.index] = first + len(said.calls)
+                yield event(chunks.calls(said.index, said.calls, first=first))
+            if said.finish:
+                yield event(chunks.end(said.index, said.finish, tokens))
+    if chunks.with_usage:
+        yield event(chunks.usage(answers.usage))
+    yield DONE
+
+
+# ---- completions -----------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/completions", **published.told(CompletionRequest, published.TextCompletion, stream="completions"))
+async def completions(request: Request) -> Response:
+    """Continue a text, or several."""
+    running = running_of(request)
+    order = ordered(running, await running.read(request, CompletionRequest))
+    answers, head = running.answers(request, order), head_of(running, "cmpl-")
+    if order.stream:
+        return Stream(running, text_events(answers, head, order), failed)
+    choices = await running.flights.fly(request.receive, answers.whole())
+    return await replied(running, request, text_completion(head, choices, answers.usage))
+
+
+async def text_events(answers: Answers, head: Head, order: Order) -> AsyncGenerator[bytes]:
+    async with aclosing(answers.said()) as all_said:
+        async for said in all_said:
+            piece = Choice(said.index, said.words, "length" if said.finish == "length" else "stop", (),
+                           said.tokens if order.logprobs else None)  # fmt: skip
+            yield event(text_completion(head, [piece], None, done=said.finish is not None))
+    if order.include_usage:
+        yield event(text_completion(head, [], answers.usage))
+    yield DONE
+
+
+# ---- responses -------------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/responses", **published.told(ResponsesRequest, published.ResponseObject, stream="responses"))
+async def responses(request: Request) -> Response:
+    """Answer a conversation, in the form of OpenAI's newer API."""
+    running = running_of(request)
+    asked = await running.read(request, ResponsesRequest)
+    try:
+        order = ordered(running, asked)
+        answers, head = running.answers(request, order), head_of(running, "resp_")
+        growing = Growing(head, asked, running.settings.temperature)
+        if order.stream:
+            return Stream(
+                running, response_events(answers, growing), lambda refusal: named(growing.fail(of_input(refusal)))
+            )
+        [choice] = await running.flights.fly(request.receive, answers.whole())
+    except Refusal as refusal:
+        raise of_input(refusal) from None
+    body = response(growing, choice.text, choice.finish, answers.usage, calls=choice.calls,
+                    logprobs=choice.logprobs or ())  # fmt: skip
+    return await replied(running, request, body)
+
+
+async def response_events(answers: Answers, growing: Growing) -> AsyncGenerator[bytes]:
+    begun = False
+    async with aclosing(answers.said()) as all_said:
+        async for said in all_said:
+            if not begun:
+                begun = True
+                for one in named(growing.begin()):
+                    yield one
+            if said.words or said.tokens:
+                for one in named(growing.words(said.words, said.tokens)):
+                    yield one
+            for call in said.calls:
+                for one in named(growing.call(call)):
+                    yield one
+    [choice] = answers.choices()
+    for one in named(growing.end(choice.finish, answers.usage)):
+        yield one
+
+
+def named(events: Iterable[Json]) -> Iterable[bytes]:
+    return (event(one, one["type"]) for one in events)
+
+
+def of_input(refusal: Refusal) -> Refusal:
+    """A refusal in the words of /v1/responses."""
+    own = {"messages": "input", "max_tokens": "max_output_tokens"}
+    param = own.get(refusal.param or "", refusal.param)
+    return Refusal(refusal.message, status=refusal.status, param=param, code=refusal.code,
+                   retry_after=refusal.retry_after)  # fmt: skip

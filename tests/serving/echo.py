@@ -1,0 +1,108 @@
+"""A backend that says what it was asked, letter by letter as tokens; and a server around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from starlette.testclient import TestClient
+
+from internvl.data.prompts import Text
+from internvl.serving.app import create_app
+from internvl.serving.backend import Counted, Facts
+from internvl.serving.refusal import Refusal
+from internvl.serving.settings import Settings
+from internvl.serving.translate import Order, Reference
+from internvl.serving.wire import Done, Piece
+
+KEY = "sk-0123456789abcdef"
+FACTS = Facts(model="echo", context=4096, vocab=256, system="Be brief.", max_tiles=12, slots=4, embedder="echo-c")
+
+
+@dataclass
+class Echo:
+    """Answers with the last text of an order, a letter a token. What a test sets changes how."""
+
+    facts: Facts = FACTS
+    ready: bool = False
+    reply: str | None = None
+    """What is answered instead."""
+    pause: float = 0.0
+    """Seconds between two tokens."""
+    refuse: Refusal | Exception | None = None
+    """Raised instead of the first token."""
+    breaks_after: int | None = None
+    """Tokens after which `refuse` is raised."""
+    orders: list[tuple[Order, str]] = field(default_factory=list)
+    open: int = 0
+    """Answers that grow now."""
+    dropped: int = 0
+
+    async def start(self) -> None:
+        self.ready = True
+
+    async def stop(self) -> None:
+        self.ready = False
+
+    def counters(self) -> Mapping[str, float]:
+        return {"slots": self.facts.slots, "running": self.open, "cancelled": self.dropped}
+
+    async def count(self, order: Order) -> Counted:
+        images = [one for one in order.references if one.kind == "image"]
+        ids = [*self.text(order).encode(), *[0] * 256 * len(images)]
+        return Counted(
+            ids=ids, image_tokens=256 * len(images), tiles=[1] * len(images), sizes=[(448, 448)] * len(images)
+        )
+
+    def text(self, order: Order) -> str:
+        if order.prompts:
+            return order.prompts[0]
+        return "".join(part.text for part in order.unopened[-1].parts if isinstance(part, Text))
+
+    async def answer(
+        self, order: Order, *, user: str = "", priority: int = 0
+    ) -> AsyncGenerator[Counted | Piece | Done]:
+        self.orders.append((order, user))
+        yield await self.count(order)
+        said = self.text(order) if self.reply is None else self.reply
+        most = order.sampling.max_new_tokens or len(said)
+        self.open += 1
+        finished = False
+        try:
+            for answer in range(order.n):
+                for place, letter in enumerate(said[:most]):
+                    if self.refuse is not None and place >= (self.breaks_after or 0):
+                        raise self.refuse
+                    await asyncio.sleep(self.pause)
+                    yield Piece(id=1, answer=answer, text=letter, tokens=[_token(letter)] if order.logprobs else [])
+                yield Done(id=1, answer=answer, finish="stop" if most >= len(said) else "length",
+                           completion=min(most, len(said)), reused=3, last=answer == order.n - 1)  # fmt: skip
+            finished = True
+        finally:
+            self.open -= 1
+            self.dropped += not finished
+
+    async def embed(self, texts: Sequence[str] = (), images: Sequence[Reference] = ()) -> tuple[np.ndarray, int]:
+        angles = np.array([len(one) for one in texts] + [0.5] * len(images), np.float32)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1), sum(map(len, texts))
+
+
+def _token(letter: str) -> dict[str, Any]:
+    return {"text": letter, "bytes": list(letter.encode()), "logprob": -0.5, "top": []}
+
+
+@contextmanager
+def served(backend: Echo | None = None, *, headers: dict[str, str] | None = None, **settings: Any):
+    """A client of a server that is ready."""
+    backend = backend or Echo()
+    app = create_app(Settings(**settings), backend)
+    with TestClient(app, base_url="http://localhost", headers=headers, raise_server_exceptions=False) as client:
+        for _ in range(200):
+            if backend.ready:
+                break
+            client.get("/health")
+        yield client
