@@ -1,28 +1,41 @@
 """The process that owns the engine: what is asked over a socket goes into it, what it says goes back as text.
 
-    listening thread: Channel.receive --> inbox --> main thread: take what came, step the engine, tell what came of it
+    receiving thread: socket --> inbox --> main thread: take what has come, step the engine, tell what came of it
+                                   ^          | digests of pictures, grammars
+                                   '-- two threads that prepare
 
 Between two steps everything that has come is taken, so a request that nobody waits for any more costs one step at most.
-Run as `python -m internvl.serving.worker DESCRIPTOR`, which is one end of a socket whose other end has `Supervisor`.
+A request that fails is refused, and nobody else is touched. Where the engine itself or the other end is broken the
+process ends, and `Supervisor` starts another. Run as `python -m internvl.serving.worker DESCRIPTOR`, which is one end
+of a socket whose other end has the supervisor; when that hangs up the process ends at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 import os
+import queue
 import signal
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from internvl.errors import InternVLError, UsageError
+from internvl.inference.chat import Chat
+from internvl.inference.embed import Embedder
+from internvl.inference.engine import Engine, EngineConfig, Event, Failed, QueueFull, Request, Spoke
+from internvl.serving.backend import Facts
 from internvl.serving.refusal import queue_full, refusal_of
+from internvl.serving.saying import Saying, Speech
+from internvl.serving.vectors import Embedding
 from internvl.serving.wire import (
     Ask,
     Channel,
@@ -41,292 +54,310 @@ from internvl.serving.wire import (
     WireError,
 )
 
-if TYPE_CHECKING:
-    from internvl.inference.answer import GrowingText
-    from internvl.inference.constrain import Grammars
-    from internvl.inference.embed import Embedder
-    from internvl.inference.engine import Engine, Event
-    from internvl.inference.sampling import Token
-
 log = logging.getLogger("internvl.worker")
 
-Inbox = SimpleQueue[tuple[Message, Memory | None] | None]
-SECONDS = 5
-"""After which who finds the queue full may come again."""
+INBOX = 64
+"""Messages that have come and were not looked at; whoever sends more waits."""
+LONGEST_WAIT = 60
+"""Seconds after which who finds the queue full may come again, at most."""
 
 
-@dataclass
-class Growing:
-    """One answer on its way: its text, and the tokens that have not been told yet."""
+@dataclass(frozen=True)
+class Come:
+    """A message, and the pixels (n, S, S, 3) that came with it, or why they cannot be used."""
 
-    text: GrowingText
-    drawn: list[int] = field(default_factory=list)
-    untold: list[dict[str, Any]] = field(default_factory=list)
+    message: Message
+    pixels: np.ndarray | Exception | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the engine is to be asked for a request that had to be prepared, or why it cannot be."""
+
+    id: int
+    request: Request | Exception
+
+
+Inbox = queue.Queue[Come | Prepared]
 
 
 @dataclass
 class Asked:
-    """A request that the engine has."""
+    """A request that is being answered."""
 
     ask: Ask
-    answers: dict[int, Growing]
-    """Those that still grow."""
+    saying: dict[int, Saying]
+    """The answers that still grow."""
+    tiles: int
+    """That it brought and the engine does not have yet."""
+    own: int | None = None
+    """The engine's id of it; None: it is being prepared."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a worker serves."""
+
+    engine: Engine
+    speech: Speech
+    embedder: Embedder | None
+    facts: Facts
+
+
+def load(serve: Serve) -> Loaded:
+    """The model, and what is known of it."""
+    device: Any = serve.device
+    chat = Chat.load(serve.source, revision=serve.revision, device=device, dtype=serve.dtype)
+    encoder, vocab = chat.encoder, chat.model.config.text.vocab
+    engine = Engine(chat.model, encoder.config.normalisation, EngineConfig(**serve.engine))
+    where = device if device is None or isinstance(device, str) else device[0]
+    embedder = None if serve.embedder is None else Embedder.load(serve.embedder, device=where)
+    own = encoder.config.system_message
+    facts = Facts(
+        model=serve.name,
+        context=engine.max_len,
+        vocab=vocab,
+        system=encoder.template.system_message if own is None else own,
+        tool_role=encoder.template.tool is not None,
+        max_tiles=encoder.config.max_tiles if encoder.config.dynamic else None,
+        tile_size=encoder.config.tile_size,
+        slots_per_tile=encoder.config.slots_per_tile,
+        slots=min(engine.config.slots, engine.config.per_user or engine.config.slots),
+        embedder=serve.embedder,
+        embedder_size=None if embedder is None else embedder.tile_size,
+    )
+    return Loaded(engine, Speech(encoder, vocab), embedder, facts)
 
 
 class Worker:
     """A model, its engine, and one client at the other end of a channel.
 
-    >>> Worker(channel, Serve(name="nano")).run()  # doctest: +SKIP
+    >>> Worker(channel, load(Serve(name="nano")), inbox).run()  # doctest: +SKIP
     """
 
-    def __init__(self, channel: Channel, serve: Serve) -> None:
-        from internvl.inference.embed import Embedder
-        from internvl.inference.engine import Engine, EngineConfig
-        from internvl.models.chat import ChatModel
-        from internvl.weights.load import load, load_encoder, resolve
-
-        path = resolve(serve.source, revision=serve.revision)
-        self._encoder = load_encoder(path)
-        model = load(path, device=serve.device, dtype=serve.dtype)
-        assert isinstance(model, ChatModel)  # load_encoder has refused anything else
-        self._engine: Engine = Engine(model, self._encoder.config.normalisation, EngineConfig(**serve.engine))
-        self._embedder: Embedder | None = Embedder.load(serve.embedder) if serve.embedder else None
-        self._vocab = model.config.text.vocab
-        self._channel = channel
-        self._serve = serve
-        self._grammars: Grammars | None = None
+    def __init__(self, channel: Channel, loaded: Loaded, inbox: Inbox) -> None:
+        """inbox: what comes from the other end is put there by another thread, `listen`."""
+        self._channel, self._engine, self._speech = channel, loaded.engine, loaded.speech
+        self._embedder, self._facts = loaded.embedder, loaded.facts
+        self._inbox = inbox
+        self._preparing = ThreadPoolExecutor(2, thread_name_prefix="prepare")
         self._asked: dict[int, Asked] = {}
-        """By the engine's own ids."""
-        self._ids: dict[int, int] = {}
-        """The client's ids: the engine's."""
-
-    def facts(self) -> dict[str, Any]:
-        """See `internvl.serving.backend.Facts`."""
-        config, template = self._encoder.config, self._encoder.template
-        system = template.system_message if config.system_message is None else config.system_message
-        return {
-            "model": self._serve.name,
-            "context": self._engine.max_len,
-            "vocab": self._vocab,
-            "system": system,
-            "tool_role": template.tool is not None,
-            "max_tiles": config.max_tiles if config.dynamic else None,
-            "tile_size": config.tile_size,
-            "slots_per_tile": config.slots_per_tile,
-            "slots": self._engine.config.slots,
-            "embedder": self._serve.embedder,
-        }
+        self._own: dict[int, Asked] = {}
+        """The same by the engine's ids, those that it has."""
+        self._embedding: dict[int, Embedding] = {}
+        self._ends: deque[float] = deque(maxlen=32)
+        """When the last requests were over."""
+        self._stopped = 0
+        """Requests that a stop string ended: the engine takes them for cancelled."""
 
     def run(self) -> None:
-        """Serve until the other end is gone."""
-        inbox: Inbox = SimpleQueue()
-        threading.Thread(target=listen, args=(self._channel, inbox), daemon=True).start()
-        self._channel.send(Ready(facts=self.facts()))
-        while self._take(inbox):
+        """Serve for ever. An error that leaves this method is of the engine or of the other end, not of a request."""
+        self._channel.send(Ready(facts=asdict(self._facts)))
+        while True:
+            self._take()
+            if self._embedding:
+                self._advance()
             if self._engine.busy:
                 for event in self._engine.step():
                     self._tell(event)
 
+    def counters(self) -> dict[str, int]:
+        """What the engine counts, requests among them that are not in it yet."""
+        found = self._engine.counters()
+        waiting = [asked for asked in self._asked.values() if asked.own is None]
+        counted = replace(
+            found,
+            queued=found.queued + len(waiting),
+            waiting_tiles=found.waiting_tiles + sum(asked.tiles for asked in waiting),
+            ended=found.ended + self._stopped,
+            cancelled=found.cancelled - self._stopped,
+        )
+        return asdict(counted)
+
     # ---- what comes --------------------------------------------------------------------------------------------------
 
-    def _take(self, inbox: Inbox) -> bool:
-        """All that has come; waits for something where there is nothing to do. False: the other end is gone."""
-        while True:
+    def _take(self) -> None:
+        """All that has come; waits for something where there is nothing to do."""
+        for _ in range(2 * INBOX):
             try:
-                got = inbox.get(block=not self._engine.busy)
-            except Empty:
-                return True
-            if got is None:
-                return False
-            message, memory = got
-            try:
-                self._hear(message, memory)
-            finally:
-                if memory is not None:
-                    memory.close()
+                come = self._inbox.get(block=not self._engine.busy and not self._embedding)
+            except queue.Empty:
+                return
+            if isinstance(come, Prepared):
+                self._prepared(come)
+            else:
+                self._hear(come.message, come.pixels)
 
-    def _hear(self, message: Message, memory: Memory | None) -> None:
+    def _hear(self, message: Message, pixels: np.ndarray | Exception | None) -> None:
         if isinstance(message, Ping):
-            self._channel.send(Pong(id=message.id, counters=vars(self._engine.counters())))
+            self._channel.send(Pong(id=message.id, counters=self.counters()))
         elif isinstance(message, Drop):
-            self._forget(message.id)
+            self._drop(message.id)
         elif isinstance(message, Ask | Embed):
+            if message.id in self._asked or message.id in self._embedding:
+                raise WireError(f"there is a request {message.id} already")
             try:
+                if isinstance(pixels, Exception):
+                    raise pixels
                 if isinstance(message, Ask):
-                    self._submit(message, memory)
+                    self._begin(message, pixels)
                 else:
-                    self._embed(message, memory)
+                    self._embed(message, pixels)
             except Exception as error:
                 self._refuse(message.id, error)
         else:
-            raise WireError(f"a worker was sent a {type(message).__name__}")
+            raise WireError(f"a worker is not told {type(message).__name__}")
 
-    def _submit(self, ask: Ask, memory: Memory | None) -> None:
-        from internvl.inference.answer import GrowingText
-        from internvl.inference.constraint import Constraint
-        from internvl.inference.sampling import SamplingConfig
-        from internvl.inference.schedule import Request
+    def _begin(self, ask: Ask, tiles: np.ndarray | None) -> None:
+        """Hand a request to the engine; first to a thread that prepares it, where that may take long."""
+        brought, now, most = 0 if tiles is None else len(tiles), self.counters(), self._engine.config
+        if now["queued"] >= most.queue or brought <= most.waiting_tiles < now["waiting_tiles"] + brought:
+            raise QueueFull("as many requests or tiles wait as may")
+        if not 1 <= ask.n <= most.slots:  # before so many answers are made ready
+            raise UsageError(f"n is {ask.n}; it must be 1 to {most.slots}, the answers that can grow at a time")
+        asked = Asked(ask, dict(enumerate(self._speech.answers(ask))), brought)
+        if tiles is None and ask.constraint is None:
+            self._submit(asked, self._speech.request(ask))
+        else:
+            self._asked[ask.id] = asked
+            self._preparing.submit(self._prepare, ask, tiles)
 
-        if ask.id in self._ids:
-            raise WireError(f"there is a request {ask.id} already")
-        options: dict[str, Any] = {**ask.sampling, "stop": tuple(ask.sampling.get("stop", ()))}
-        sampling = SamplingConfig(**options)
-        stop_ids = self._encoder.stop_ids
-        stream, constraint = partial(self._encoder.tokenizer.stream, keep_markup=ask.markup), None
-        if ask.constraint is not None:
-            form: dict[str, Any] = dict(ask.constraint)
-            constraint = partial(self._with_grammars().start, Constraint(**form), stop_ids)
-            constraint()  # what cannot be used is said now
-            stream = self._with_grammars().stream
-        request = Request(
-            ids=ask.ids,
-            pictures=pictures_of(ask, memory),
-            sampling=sampling,
-            stop_ids=stop_ids,
-            n=ask.n,
-            priority=ask.priority,
-            user=ask.user,
-            constraint=constraint,
-        )
-        own = self._engine.submit(request)
-        self._ids[ask.id] = own
-        growing = {answer: Growing(GrowingText(stream(), sampling.stop)) for answer in range(ask.n)}
-        self._asked[own] = Asked(ask, growing)
-
-    def _with_grammars(self) -> Grammars:
-        from internvl.inference.constrain import Grammars
-
-        if self._grammars is None:
-            self._grammars = Grammars(self._encoder.tokenizer, self._vocab)
-        return self._grammars
-
-    def _embed(self, message: Embed, memory: Memory | None) -> None:
-        from PIL import Image
-
-        from internvl.errors import UsageError
-
-        if self._embedder is None:
-            raise UsageError("no model for embeddings is served here")
-        found: list[np.ndarray] = []
-        tokens = 0
-        if message.texts:
-            found.append(self._embedder.texts(list(message.texts)).cpu().numpy())
-            assert self._embedder.tokenizer is not None
-            tokens = sum(len(self._embedder.tokenizer.encode(text)) for text in message.texts)
-        if message.shape:
-            pixels = array_of(memory, message.shape)
-            found.append(self._embedder.images([Image.fromarray(one) for one in pixels]).cpu().numpy())
-        vectors = np.concatenate(found).astype(np.float32) if found else np.empty((0, 1), np.float32)
-        answer = Memory.of(vectors)
+    def _prepare(self, ask: Ask, tiles: np.ndarray | None) -> None:
+        """In a thread of its own."""
         try:
-            self._channel.send(Vectors(id=message.id, shape=vectors.shape, tokens=tokens), answer)
-        finally:
-            answer.close()
+            request: Request | Exception = self._speech.request(ask, tiles)
+        except Exception as error:
+            request = error
+        self._inbox.put(Prepared(ask.id, request))
 
-    def _forget(self, id: int) -> None:
-        own = self._ids.pop(id, None)
-        if own is not None:
-            del self._asked[own]
-            self._engine.cancel(own)
+    def _prepared(self, prepared: Prepared) -> None:
+        asked = self._asked.get(prepared.id)
+        if asked is None:  # dropped meanwhile
+            return
+        try:
+            if isinstance(prepared.request, Exception):
+                raise prepared.request
+            self._submit(asked, prepared.request)
+        except Exception as error:
+            self._asked.pop(prepared.id, None)
+            self._refuse(prepared.id, error)
+
+    def _submit(self, asked: Asked, request: Request) -> None:
+        asked.own = self._engine.submit(request)
+        self._asked[asked.ask.id] = self._own[asked.own] = asked
+
+    def _drop(self, id: int) -> None:
+        self._embedding.pop(id, None)
+        asked = self._asked.pop(id, None)
+        if asked is not None and asked.own is not None:
+            del self._own[asked.own]
+            self._engine.cancel(asked.own)
 
     # ---- what goes back ----------------------------------------------------------------------------------------------
 
     def _tell(self, event: Event) -> None:
-        from internvl.inference.events import Failed, Spoke
-
-        asked = self._asked.get(event.id)
+        asked = self._own.get(event.id)
         if asked is None:
             return
-        if isinstance(event, Failed):
-            self._end(event.id, asked)
-            self._refuse(asked.ask.id, event.error)
-        elif event.answer not in asked.answers:  # a stop string has ended it in this very step
+        try:
+            said = self._said(asked, event)
+        except Exception as error:
+            self._drop(asked.ask.id)
+            self._refuse(asked.ask.id, error)
             return
-        elif isinstance(event, Spoke):
-            self._spoke(event.id, asked, event.answer, event.token, event.silent)
-        else:
-            self._over(event.id, asked, event.answer, event.finish, event.reused)
+        for one in said:
+            self._channel.send(one)
 
-    def _spoke(self, own: int, asked: Asked, answer: int, token: Token, silent: bool) -> None:
-        growing, lead = asked.answers[answer], self._encoder.lead_ids
-        growing.drawn.append(token.id)
-        hidden = silent or lead[: len(growing.drawn)] == tuple(growing.drawn)
-        piece = "" if hidden else growing.text.push(token.id)
-        if asked.ask.logprobs and not hidden:
-            growing.untold.append(self._said(token))
-        self._piece(asked, answer, piece)
-        if growing.text.stopped:
-            reused = self._engine.reused(own)
-            self._engine.cancel(own, answer)
-            self._over(own, asked, answer, "stop", reused)
+    def _said(self, asked: Asked, event: Event) -> list[Piece | Done]:
+        if isinstance(event, Failed):
+            raise event.error
+        if not isinstance(event, Spoke):
+            return self._over(asked, event.answer, event.finish, event.reused)
+        saying = asked.saying[event.answer]
+        said: list[Piece | Done] = [*saying.hear(event.token, silent=event.silent)]
+        reused = self._engine.reused(event.id)
+        if saying.stopped and self._engine.cancel(event.id, event.answer):  # False: the engine has ended it itself
+            self._stopped += len(asked.saying) == 1
+            said += self._over(asked, event.answer, "stop", reused)
+        return said
 
-    def _over(self, own: int, asked: Asked, answer: int, finish: str, reused: int) -> None:
-        growing = asked.answers[answer]
-        self._piece(asked, answer, growing.text.finish())
-        del asked.answers[answer]
-        last = not asked.answers
-        done = Done(id=asked.ask.id, answer=answer, finish=finish, completion=len(growing.drawn), reused=reused,
-                    last=last)  # fmt: skip
-        if last:
-            self._end(own, asked)
-        self._channel.send(done)
-
-    def _piece(self, asked: Asked, answer: int, text: str) -> None:
-        growing = asked.answers[answer]
-        if text or growing.untold:
-            self._channel.send(Piece(id=asked.ask.id, answer=answer, text=text, tokens=growing.untold))
-            growing.untold = []
-
-    def _said(self, token: Token) -> dict[str, Any]:
-        """A token for people: its text as far as its bytes are one, its bytes, how likely it was, and the others."""
-        alone = self._spelt(token.id, token.logprob)
-        return {**alone, "top": [self._spelt(id, logprob) for id, logprob in token.top]}
-
-    def _spelt(self, id: int, logprob: float) -> dict[str, Any]:
-        spelt = self._encoder.tokenizer.spelling(id)
-        return {"text": spelt.decode("utf-8", "replace"), "bytes": list(spelt), "logprob": max(logprob, -9999.0)}
-
-    def _end(self, own: int, asked: Asked) -> None:
-        del self._asked[own]
-        del self._ids[asked.ask.id]
+    def _over(self, asked: Asked, answer: int, finish: str, reused: int) -> list[Piece | Done]:
+        """One of its answers is complete."""
+        saying = asked.saying.pop(answer)
+        if not asked.saying and asked.own is not None:
+            del self._asked[asked.ask.id], self._own[asked.own]
+            self._ends.append(time.monotonic())
+        return saying.end(finish, reused=reused, last=not asked.saying)
 
     def _refuse(self, id: int, error: Exception) -> None:
-        from internvl.inference.schedule import QueueFull
-
-        refusal = queue_full(SECONDS) if isinstance(error, QueueFull) else refusal_of(error)
+        refusal = queue_full(self._wait()) if isinstance(error, QueueFull) else refusal_of(error)
         if refusal.status >= 500:
             log.error("a request failed: %s", named(error))
         self._channel.send(Refused(id=id, message=refusal.message, status=refusal.status, param=refusal.param,
                                    code=refusal.code, retry_after=refusal.retry_after))  # fmt: skip
 
+    def _wait(self) -> int:
+        """Seconds until all who wait now have had their turn, as fast as it went lately."""
+        if len(self._ends) < 2:
+            return 5
+        pace = (time.monotonic() - self._ends[0]) / len(self._ends)
+        return min(LONGEST_WAIT, max(1, math.ceil(self.counters()["queued"] * pace)))
+
+    # ---- vectors -----------------------------------------------------------------------------------------------------
+
+    def _embed(self, message: Embed, pixels: np.ndarray | None) -> None:
+        if len(self._embedding) >= self._engine.config.queue:
+            raise QueueFull("as many requests wait as may")
+        self._embedding[message.id] = Embedding(self._embedder, message, pixels)
+
+    def _advance(self) -> None:
+        """A part more of what is to be embedded first."""
+        id, embedding = next(iter(self._embedding.items()))
+        try:
+            for _ in embedding:
+                return  # there is more to do
+            memory = Memory.of(vectors := embedding.vectors())
+        except Exception as error:
+            del self._embedding[id]
+            self._refuse(id, error)
+            return
+        del self._embedding[id]
+        try:
+            self._channel.send(Vectors(id=id, shape=vectors.shape, tokens=embedding.tokens), memory)
+        finally:
+            memory.close()
+
+
+# ---- the process -----------------------------------------------------------------------------------------------------
+
 
 def listen(channel: Channel, inbox: Inbox) -> None:
-    """Put what comes into the inbox; None when nothing will come any more."""
+    """Put what comes into the inbox. When nothing will come any more the process ends, whatever it does just now."""
     try:
         while (got := channel.receive()) is not None:
-            inbox.put(got)
+            inbox.put(come(*got))
+        os._exit(0)
     except (OSError, WireError) as error:
-        log.error("the other end is not understood: %s", named(error))
-    inbox.put(None)
+        log.error("the other end is not understood: %s", error)
+    finally:
+        os._exit(1)
 
 
-def pictures_of(ask: Ask, memory: Memory | None) -> list[tuple[str, np.ndarray]]:
-    """Digest and tiles of each picture."""
-    if not ask.digests:
-        return []
-    if len(ask.digests) != len(ask.tiles) or any(count < 1 for count in ask.tiles):
-        raise WireError(f"{len(ask.digests)} pictures came with {len(ask.tiles)} counts of tiles")
-    tiles = array_of(memory, ask.shape)
-    if len(tiles) != sum(ask.tiles):
-        raise WireError(f"{len(tiles)} tiles came for {sum(ask.tiles)}")
-    ends = np.cumsum(ask.tiles)
-    return list(zip(ask.digests, np.split(tiles, ends[:-1]), strict=True))
-
-
-def array_of(memory: Memory | None, shape: Sequence[int]) -> np.ndarray:
-    if memory is None or len(shape) != 4:
-        raise WireError("pictures came without memory, or with a wrong shape")
-    return memory.array(shape)
+def come(message: Message, memory: Memory | None) -> Come:
+    """A message, with its pixels in this process's own memory."""
+    if memory is None:
+        return Come(message)
+    try:
+        shape: Sequence[int] = message.shape if isinstance(message, Ask | Embed) else ()
+        if len(shape) != 4:
+            raise WireError(f"memory came for pictures of the shape {list(shape)}")
+        pixels = memory.array(shape)
+        pixels.flags.writeable = True  # torch warns of what it could not write to
+        return Come(message, pixels)
+    except Exception as error:  # one request's fault
+        return Come(message, error)
+    finally:
+        memory.close()
 
 
 def named(error: BaseException) -> str:
@@ -341,24 +372,28 @@ def named(error: BaseException) -> str:
 
 def main() -> None:
     """Serve what the other end says, until it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to everyone; the parent says when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to everyone; the supervisor says when to end
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     channel = Channel.inherited(int(sys.argv[1]))
     got = channel.receive()
     if got is None or not isinstance(got[0], Serve):
         raise SystemExit(2)
+    inbox: Inbox = queue.Queue(INBOX)
+    threading.Thread(target=listen, args=(channel, inbox), daemon=True).start()
     try:
-        worker = Worker(channel, got[0])
+        loaded = load(got[0])
     except Exception as error:
-        refusal = refusal_of(error)
-        if refusal.status >= 500:
-            log.error("the model was not loaded: %s", named(error))
-        channel.send(Refused(id=0, message=refusal.message if refusal.status < 500 else str(error) or named(error),
-                             status=500))  # fmt: skip
-        raise SystemExit(1) from None
-    with contextlib.suppress(BrokenPipeError):
-        worker.run()
-    os._exit(0)  # torch's threads need not be waited for
+        message = " ".join(str(error).split()) if isinstance(error, InternVLError | OSError) else named(error)
+        channel.send(Refused(id=0, message=f"the model cannot be served: {message}", status=500))
+        os._exit(1)
+    try:
+        Worker(channel, loaded, inbox).run()
+    except OSError:
+        os._exit(0)  # nobody is there any more
+    except BaseException as error:
+        log.error("the worker failed: %s", named(error))
+        os._exit(1)
 
 
 if __name__ == "__main__":
