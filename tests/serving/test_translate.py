@@ -117,6 +117,11 @@ def test_media_of_all_kinds_stand_where_their_parts_stand():
     ]
 
 
+def test_a_picture_has_the_tiles_that_it_asks_for():
+    one = job(shown(image(max_dynamic_patch=6), image("data:image/png;base64,AAAA"), "a", image(detail="low")))
+    assert [reference.max_tiles for reference in one.references] == [6, None, 1]
+
+
 def test_equal_media_are_opened_once_and_addresses_are_not_shown():
     one = job(shown("a", image(), image(), image(detail="low")))
     assert len(one.references) == 2

@@ -63,6 +63,8 @@ class ImageUrl(Fields):
     url: Address
     detail: Detail | None = None
     """low: one tile. high, auto: the request's share of max_tiles."""
+    max_dynamic_patch: Annotated[int, Field(ge=1), at_most("tiles", "tiles")] | None = None
+    """LMDeploy's extension, which VLMEvalKit sends: tiles of this picture, whatever the others have."""
     only: ClassVar[Mapping[str, tuple[object, ...]]] = {"uuid": (None,)}
 
 

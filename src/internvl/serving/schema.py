@@ -311,6 +311,9 @@ class EmbeddingRequest(Fields):
         for place, one in enumerate(self.inputs):
             if isinstance(one, ImagePart):
                 check_kind(one, f"input[{place}]")
+                if one.image_url.max_dynamic_patch is not None:
+                    raise refuse("a vector is of one view of a picture; leave it out", kind="not_honoured",
+                                 at=f"input[{place}].image_url.max_dynamic_patch")  # fmt: skip
         return self
 
 

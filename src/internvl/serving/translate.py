@@ -336,7 +336,7 @@ def _user_parts(message: UserMessage, frames: int | None) -> list[Text | Referen
         if isinstance(part, TextPart):
             parts.append(Text(part.text))
         elif isinstance(part, ImagePart):
-            tiles = 1 if part.image_url.detail == "low" else None
+            tiles = 1 if part.image_url.detail == "low" else part.image_url.max_dynamic_patch
             parts.append(Reference("image", part.image_url.url, tiles))
         elif isinstance(part, VideoPart):
             parts.append(Reference("video", part.video_url.url, frames=frames))
