@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import queue
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import IO
 import numpy as np
 
 from internvl.serving.refusal import internal
+from internvl.serving.settings import KEYS_VARIABLE
 from internvl.serving.wire import (
     Ask,
     Channel,
@@ -37,6 +39,9 @@ from internvl.serving.wire import (
 )
 
 log = logging.getLogger("internvl.serving.worker")
+
+COMMAND = (sys.executable, "-P", "-m", "internvl.serving.worker")
+"""What is started, with the number of the descriptor behind it."""
 
 Heard = Callable[[Message, np.ndarray | None], None]
 
@@ -72,7 +77,8 @@ class Incarnation:
     async def start(self) -> None:
         """Start the process, and tell it what to serve. OSError if that cannot be."""
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._spawn)
+        self._spawning = asyncio.ensure_future(asyncio.to_thread(self._spawn))
+        await asyncio.shield(self._spawning)
         self.post(self._serve)
 
     @property
@@ -98,7 +104,9 @@ class Incarnation:
             return
         self._ending = True
         self._outgoing.put(None)
-        await asyncio.to_thread(self._finish)
+        await asyncio.wait([self._spawning])  # whoever started it may not have waited until it was
+        if self._threads:
+            await asyncio.to_thread(self._finish)
 
     # ---- threads -----------------------------------------------------------------------------------------------------
 
@@ -106,8 +114,9 @@ class Incarnation:
         self._channel, there = Channel.pair()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "internvl.serving.worker", str(there.fileno())],
+                [*COMMAND, str(there.fileno())],
                 pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                env={name: value for name, value in os.environ.items() if name != KEYS_VARIABLE},
                 process_group=0,  # what a terminal sends to the API's group is not for it
             )  # fmt: skip
         except BaseException:

@@ -151,7 +151,10 @@ class Supervisor:
         if said is None:
             how = f"the process {worker.why}" if worker.gone.is_set() else f"it took more than {patience:g} s"
             raise InternVLError(f"the model was not loaded: {how}; the log of the server may say why")
-        self._facts = Facts(**said.facts)
+        try:
+            self._facts = Facts(**said.facts)
+        except TypeError:
+            raise InternVLError("the worker is of another version of this package; install it anew") from None
         return worker
 
     async def _end_latest(self) -> None:
@@ -176,7 +179,7 @@ class Supervisor:
             try:
                 self._worker = await self._launch()
                 self.restarts += 1
-            except (InternVLError, OSError) as error:
+            except Exception as error:
                 log.error("the worker could not be started again: %s", error)
 
     async def _until_dead(self, worker: Incarnation) -> str:
