@@ -20,7 +20,7 @@ from internvl.data.media import open_image
 from internvl.data.prompts import Image, ImageSlot, Message, Text, bind
 from internvl.errors import EndpointError, UsageError
 from internvl.inference.contents import address_of, contents
-from internvl.inference.remote import Remote, concurrently
+from internvl.inference.remote import Listed, Remote, concurrently
 from internvl.inference.said import Said
 from tests.evaluation.endpoint import Endpoint, completion, messages_of, serving
 
@@ -279,6 +279,7 @@ def test_an_error_inside_a_stream():
         (403, "sk-1", None, "is the key the right one?"),
         (404, None, "tony", "it has: tiny"),
         (404, None, "tiny", "told to fail$"),
+        (404, None, "fail", "it has: tiny"),
     ],
 )
 def test_what_to_do_is_said(status, key, model, says, monkeypatch):
@@ -290,9 +291,17 @@ def test_what_to_do_is_said(status, key, model, says, monkeypatch):
                 asked()
 
 
-def test_whose_the_models_are():
+def test_what_the_models_are():
     with serving(Endpoint(lambda body: {}, models=("b", "a"), owner="internvl")) as endpoint:
-        assert Remote(endpoint.url, model="a").served == {"a": "internvl", "b": "internvl"}
+        assert Remote(endpoint.url, model="a").served == {"a": Listed("internvl", None), "b": Listed("internvl", None)}
+
+
+def test_of_several_models_the_only_one_that_reads():
+    listed = [{"id": "vectors", "owned_by": "internvl"}, {"id": "talks", "owned_by": "internvl", "max_model_len": 4096}]
+    with standing(type("Said", (Raw,), {"content": json.dumps({"data": listed}).encode()})) as url:
+        remote = Remote(url)
+    assert remote.model == "talks"
+    assert remote.served["talks"] == Listed("internvl", 4096)
 
 
 # ---- what is no answer -----------------------------------------------------------------------------------------------

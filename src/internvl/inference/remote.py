@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from functools import cached_property
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from internvl.data.fetch import without_secrets
@@ -34,6 +34,23 @@ PATIENCE = 900.0
 """Seconds for one answer, repetitions and pauses included."""
 PASSING = (408, 409, 429)
 """HTTP statuses after which the same request may succeed, as after any from 500."""
+
+
+class Listed(NamedTuple):
+    """What a server says of a model."""
+
+    owner: str | None
+    """Whose it is: `internvl` and `vllm` call them their own."""
+    context: int | None
+    """Tokens that it reads, where the server says so."""
+
+
+def _listed(model: Any) -> tuple[str, Listed]:
+    """An entry of the list; `TypeError` if it is none."""
+    owner, context = getattr(model, "owned_by", None), getattr(model, "max_model_len", None)
+    if not isinstance(model.id, str):
+        raise TypeError(f"the name of a model is {model.id!r}")
+    return model.id, Listed(owner if isinstance(owner, str) else None, context if isinstance(context, int) else None)
 
 
 class Remote:
@@ -80,22 +97,21 @@ class Remote:
         return {"endpoint": self._shown, "model": self.model}
 
     @cached_property
-    def served(self) -> dict[str, str | None]:
-        """The models that the server lists, and whose they are: `internvl` and `vllm` call them their own."""
+    def served(self) -> dict[str, Listed]:
+        """The models that the server lists."""
         import openai
 
         try:
-            listed = list(self._client.with_options(timeout=REACH, max_retries=2).models.list())
-            found = {one.id: getattr(one, "owned_by", None) for one in listed if isinstance(getattr(one, "id", 0), str)}
+            found = [_listed(one) for one in self._client.with_options(timeout=REACH, max_retries=2).models.list()]
         except openai.OpenAIError as error:
             said = self._said(error)
             hint = self._key_hint(error) or "; is the server running, at this address?"
             raise _refusal(f"{self._shown}: {said}{hint}", error) from None
         except (AttributeError, TypeError, ValueError):  # the client takes an answer for what it should be
-            listed, found = [None], {}
-        if len(found) < len(listed):
-            raise EndpointError(f"{self._shown}: no list of models came; is this an OpenAI-style address (…/v1)?")
-        return {name: found[name] for name in sorted(found)}
+            raise EndpointError(
+                f"{self._shown}: no list of models came; is this an OpenAI-style address (…/v1)?"
+            ) from None
+        return dict(sorted(found))
 
     def ask(
         self,
@@ -235,12 +251,15 @@ class Remote:
         if getattr(error, "status_code", None) != 404:
             return ""
         try:
-            return "" if self.model in self.served else f"; it has: {_names(self.served)}"
+            names = self.served
+            known = self.model in names or any(name in str(error) for name in names)
+            return "" if known else f"; it has: {_names(names)}"
         except EndpointError:
             return "; is the address right (mostly …/v1)?"
 
     def _only_model(self) -> str:
-        names = list(self.served)
+        # Where only some have a context, the others are not asked questions: they make vectors.
+        names = [name for name, one in self.served.items() if one.context is not None] or list(self.served)
         if not names:
             raise UsageError(f"{self._shown} has no models")
         if len(names) != 1:

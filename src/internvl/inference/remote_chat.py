@@ -48,8 +48,8 @@ class Drawn:
 
         Only who says whose its models are in its list is known to take more.
         """
-        owner = remote.served.get(remote.model) if self.extra else None
-        unknown = sorted(self.extra.keys() - TAKEN.get(owner, frozenset()))
+        listed = remote.served.get(remote.model) if self.extra else None
+        unknown = sorted(self.extra.keys() - TAKEN.get(listed and listed.owner, frozenset()))
         if unknown:
             raise UsageError(
                 f"{remote.describe()['endpoint']} is not known to take {', '.join(unknown)}, which OpenAI does not "
