@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 from starlette.testclient import TestClient
 
 from internvl.data.prompts import Text
 from internvl.serving.app import create_app
 from internvl.serving.backend import Counted, Facts
+from internvl.serving.listen import Server, address_of, bind
 from internvl.serving.refusal import Refusal
 from internvl.serving.settings import Settings
 from internvl.serving.translate import Order, Reference
@@ -99,10 +102,60 @@ def _token(letter: str) -> dict[str, Any]:
 def served(backend: Echo | None = None, *, headers: dict[str, str] | None = None, **settings: Any):
     """A client of a server that is ready."""
     backend = backend or Echo()
-    app = create_app(Settings(**settings), backend)
+    app = create_app(Settings(**{"ui": False, **settings}), backend)
     with TestClient(app, base_url="http://localhost", headers=headers, raise_server_exceptions=False) as client:
         for _ in range(200):
             if backend.ready:
                 break
             client.get("/health")
         yield client
+
+
+class Threaded(Server):
+    """In a thread, which no signal reaches."""
+
+    @contextmanager
+    def capture_signals(self):
+        yield
+
+
+@dataclass
+class Listening:
+    address: str
+    port: int
+    server: Threaded
+    backend: Echo
+    _loop: list[asyncio.AbstractEventLoop]
+
+    def stop(self) -> None:
+        """As a signal would."""
+        self._loop[0].call_soon_threadsafe(self.server.stop)
+
+    def client(self, **more: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.address, timeout=60, **more)
+
+
+@contextmanager
+def listening(backend: Echo | None = None, **settings: Any):
+    """A server on a port of its own."""
+    backend = backend or Echo()
+    chosen = Settings(**{"port": 0, "ui": False, **settings})
+    listener, loop, is_told = bind(chosen), [], threading.Event()
+
+    def told() -> None:
+        loop.append(asyncio.get_running_loop())
+        is_told.set()
+
+    server = Threaded(chosen, create_app(chosen, backend), told)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    assert is_told.wait(60)
+    one = Listening(address_of(chosen, listener), listener.getsockname()[1], server, backend, loop)
+    try:
+        yield one
+    finally:
+        for _ in range(2):
+            if thread.is_alive() and not loop[0].is_closed():
+                one.stop()
+        thread.join(30)
+        assert not thread.is_alive()

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from internvl import __version__
-from internvl.errors import InternVLError
+from internvl.errors import InternVLError, MissingExtra
 from internvl.serving import published, routes, routes_lists
 from internvl.serving.backend import Backend
 from internvl.serving.flights import Flights
@@ -59,12 +59,11 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
         docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
     )  # fmt: skip
     app.state.running = running
-    app.include_router(routes.router)
-    app.include_router(routes_lists.router)
+    app.router.routes += [*routes.router.routes, *routes_lists.router.routes]
     app.add_exception_handler(HTTPException, _not_found)
     app.state.has_page = settings.ui and _mount_page(app, settings)
     # What is added last is outermost.
-    app.add_middleware(Guard, settings=settings, is_closed=lambda: not running.is_ready)
+    app.add_middleware(Guard, settings=settings, has_page=app.state.has_page, is_closed=lambda: not running.is_ready)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"],
@@ -84,10 +83,9 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
 def _mount_page(app: FastAPI, settings: Settings) -> bool:
     """The page at /ui, where what it is made with is installed."""
     try:
-        page = import_module("internvl.serving.page")
-    except ModuleNotFoundError:
+        import_module("internvl.serving.page").mount(app, settings)
+    except (ModuleNotFoundError, MissingExtra):
         return False
-    page.mount(app, settings)
     return True
 
 

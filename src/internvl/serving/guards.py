@@ -8,8 +8,6 @@ request --Watch--> an id, a line in the log, counters, headers; a fault is an an
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import hashlib
 import hmac
@@ -51,7 +49,9 @@ HEADERS = {
 
 def refused(refusal: Refusal) -> JSONResponse:
     """A refusal as HTTP has it."""
-    return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers())
+    # What is left of a body that is not read would be taken for the next request.
+    close = {"Connection": "close"} if refusal.status in (408, 413) else {}
+    return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers() | close)
 
 
 def note_of(scope: Scope) -> Note:
@@ -113,8 +113,11 @@ class Watch:
 class Guard:
     """Who may come in, and with how much."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, is_closed: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, has_page: bool, is_closed: Callable[[], bool]) -> None:
+        """has_page: what is below /ui has a guard of its own, where browsers sign in. is_closed: whether requests are
+        turned away."""
         self._app = app
+        self._has_page = has_page
         self._is_closed = is_closed
         self._keys = [key.encode() for key in settings.keys]
         self._names = (*OWN_NAMES, *settings.server_names) if settings.is_loopback else None
@@ -123,7 +126,7 @@ class Guard:
         """Bytes of bodies in memory now, of all requests."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] == "lifespan" or (self._has_page and is_page(scope["path"])):
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":  # there are no web sockets here
@@ -159,14 +162,14 @@ class Guard:
             raise Refusal("this server is not called that; ask it as localhost, or start it with --server-name NAME",
                           status=421, code="unknown_host")  # fmt: skip
         if self._keys and scope["path"] not in OPEN:
-            key = key_of(headers.get("authorization", ""), page=is_page(scope["path"]))
+            key = key_of(headers.get("authorization", ""))
             if key is None or not is_known(key, self._keys):
                 raise no_key()
             note_of(scope).client = digest(key)
         length = headers.get("content-length", "")
         if length.isdigit() and int(length[:20]) > self._most:
             raise too_large(self._most)
-        if scope["method"] == "POST" and not is_page(scope["path"]) and self._is_closed():
+        if scope["method"] == "POST" and self._is_closed():
             raise unavailable()
 
     async def _turn_away(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,8 +178,6 @@ class Guard:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(_swallow(receive, self._most), SWALLOWED_SECONDS)
         response = refused(refusal)
-        if refusal.status == 401 and is_page(scope["path"]):
-            response.headers["WWW-Authenticate"] = 'Basic realm="internvl: any name, and an API key as the password"'
         response.headers["Connection"] = "close"
         await response(scope, receive, send)
 
@@ -205,19 +206,14 @@ def _host(header: str) -> str:
     return header.partition(":")[0].lower().rstrip(".")
 
 
-def key_of(header: str, *, page: bool = False) -> bytes | None:
-    """The key of an Authorization header: Bearer KEY; for the page of a browser also Basic, as the password."""
+def key_of(header: str) -> bytes | None:
+    """The key of an Authorization header.
+
+    >>> key_of("Bearer sk-1234")
+    b'sk-1234'
+    """
     scheme, _, value = header.partition(" ")
-    value = value.strip()
-    if scheme.lower() == "bearer" and value:
-        return value.encode("utf-8", "surrogateescape")
-    if page and scheme.lower() == "basic":
-        try:
-            _, colon, password = base64.b64decode(value, validate=True).partition(b":")
-        except (binascii.Error, ValueError):
-            return None
-        return password if colon else None
-    return None
+    return value.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" and value.strip() else None
 
 
 def is_known(key: bytes, keys: Sequence[bytes]) -> bool:

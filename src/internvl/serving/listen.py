@@ -66,23 +66,24 @@ def address_of(settings: Settings, listener: socket.socket) -> str:
 
 def serve(settings: Settings, app: FastAPI, listener: socket.socket, *, told: Callable[[], None]) -> None:
     """Serve until a signal comes; `told` is called once the model is loaded. Raises what kept it from loading."""
-    running: Running = app.state.running
-    config = uvicorn.Config(
-        app, http=_protocol(settings), ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False,
-        server_header=False, timeout_keep_alive=IDLE_SECONDS, timeout_graceful_shutdown=CLOSING_SECONDS,
-        h11_max_incomplete_event_size=settings.header_bytes, backlog=BACKLOG,
-    )  # fmt: skip
-    Server(config, running, told).run(sockets=[listener])
-    if running.failure is not None:
-        raise running.failure
+    server = Server(settings, app, told)
+    server.run(sockets=[listener])
+    if server.running.failure is not None:
+        raise server.running.failure
 
 
 class Server(uvicorn.Server):
     """uvicorn, which still answers while it drains."""
 
-    def __init__(self, config: uvicorn.Config, running: Running, told: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, app: FastAPI, told: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            app, http=_protocol(settings), ws="none", lifespan="on", log_config=None, access_log=False,
+            proxy_headers=False, server_header=False, timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=CLOSING_SECONDS, h11_max_incomplete_event_size=settings.header_bytes,
+            backlog=BACKLOG,
+        )  # fmt: skip
         super().__init__(config)
-        self._running = running
+        self.running: Running = app.state.running
         self._told: Callable[[], None] | None = told
         self._draining: asyncio.Task[None] | None = None
 
@@ -103,20 +104,21 @@ class Server(uvicorn.Server):
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
             return
-        self._running.flights.end()
-        self.should_exit = self.force_exit = True
+        self.running.flights.end()
+        self.config.timeout_graceful_shutdown = 1  # what still runs is cancelled; the backend is stopped all the same
+        self.should_exit = True
 
     async def _drain(self) -> None:
-        flights, seconds = self._running.flights, self._running.settings.drain_seconds
+        flights, seconds = self.running.flights, self.running.settings.drain_seconds
         tell("draining", requests=len(flights), seconds=seconds)
         ended = await flights.drain(seconds)
         tell("stopping", ended=ended)
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        if self._running.failure is not None:
+        if self.running.failure is not None:
             self.should_exit = True
-        elif self._told is not None and self._running.is_ready:
+        elif self._told is not None and self.running.is_ready:
             self._told()
             self._told = None
         return await super().on_tick(counter)
@@ -150,7 +152,7 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
                 self._wait()
 
         def send_400_response(self, msg: str) -> None:
-            cycle: RequestResponseCycle | None = self.cycle
+            cycle: RequestResponseCycle | None = getattr(self, "cycle", None)
             if cycle is not None and not cycle.response_complete:
                 self.transport.close()
                 return

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,9 @@ class NativeBackend:
     >>> await backend.start()                # doctest: +SKIP
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, vllm: Mapping[str, Any] | None = None) -> None:
+        """vllm: the fields of `VllmOptions`, where that and not the package's own engine is to draw the answers."""
+        self._embedder = settings.embedder_name
         self._supervisor = Supervisor(
             Serve(
                 source=settings.source,
@@ -46,6 +49,7 @@ class NativeBackend:
                     "deterministic": settings.deterministic,
                 },
                 embedder=settings.embedder_source,
+                vllm=vllm,
             )
         )
         config = ReadersConfig(source=settings.source, revision=settings.revision, embedder=settings.embedder_source,
@@ -54,7 +58,7 @@ class NativeBackend:
 
     @property
     def facts(self) -> Facts:
-        return self._supervisor.facts
+        return replace(self._supervisor.facts, embedder=self._embedder)  # its name: the worker knows where it lies
 
     @property
     def ready(self) -> bool:

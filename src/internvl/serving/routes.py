@@ -131,9 +131,7 @@ async def responses(request: Request) -> Response:
         answers, head = running.answers(request, order), head_of(running, "resp_")
         growing = Growing(head, asked, running.settings.temperature)
         if order.stream:
-            return Stream(
-                running, response_events(answers, growing), lambda refusal: named(growing.fail(of_input(refusal)))
-            )
+            return Stream(running, response_events(answers, growing), lambda refusal: named(growing.fail(refusal)))
         [choice] = await running.flights.fly(request.receive, answers.whole())
     except Refusal as refusal:
         raise of_input(refusal) from None
@@ -144,18 +142,19 @@ async def responses(request: Request) -> Response:
 
 async def response_events(answers: Answers, growing: Growing) -> AsyncGenerator[bytes]:
     begun = False
-    async with aclosing(answers.said()) as all_said:
-        async for said in all_said:
-            if not begun:
+    try:
+        async with aclosing(answers.said()) as all_said:
+            async for said in all_said:
+                for one in () if begun else named(growing.begin()):
+                    yield one
                 begun = True
-                for one in named(growing.begin()):
+                for one in named(growing.words(said.words, said.tokens)) if said.words or said.tokens else ():
                     yield one
-            if said.words or said.tokens:
-                for one in named(growing.words(said.words, said.tokens)):
-                    yield one
-            for call in said.calls:
-                for one in named(growing.call(call)):
-                    yield one
+                for call in said.calls:
+                    for one in named(growing.call(call)):
+                        yield one
+    except Refusal as refusal:
+        raise of_input(refusal) from None
     [choice] = answers.choices()
     for one in named(growing.end(choice.finish, answers.usage)):
         yield one

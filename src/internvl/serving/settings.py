@@ -139,6 +139,11 @@ class Settings:
         return self.embedder or ("nano-c" if self.source is None else None)
 
     @property
+    def embedder_name(self) -> str | None:
+        """What requests call it."""
+        return Path(self.embedder_source).name if self.embedder_source else None
+
+    @property
     def media(self) -> Limits:
         """What media may be, and where they may come from."""
         limits = replace(self.media_limits, frames=min(self.limits.frames, self.media_limits.frames))
