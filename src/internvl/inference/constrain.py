@@ -94,6 +94,11 @@ class Grammars:
             self._compiled.pop(constraint, None)
         return self._compile(constraint)
 
+    @property
+    def lead(self) -> str:
+        """What the first token of an answer carries and decoding takes away: a space, with some tokenizers."""
+        return "" if self._first is None else " "
+
     def stream(self) -> StreamDecoder:
         """Decodes a constrained answer: exactly the text that its grammar saw, without the tidying of some tokenizers.
 

@@ -41,6 +41,7 @@ from internvl.serving.wire import (
 log = logging.getLogger("internvl.serving.worker")
 
 COMMAND = (sys.executable, "-P", "-m", "internvl.serving.worker")
+VLLM_COMMAND = (sys.executable, "-P", "-m", "internvl.serving.vllm_worker")
 """What is started, with the number of the descriptor behind it."""
 
 Heard = Callable[[Message, np.ndarray | None], None]
@@ -114,7 +115,7 @@ class Incarnation:
         self._channel, there = Channel.pair()
         try:
             self._process = subprocess.Popen(
-                [*COMMAND, str(there.fileno())],
+                [*(COMMAND if self._serve.vllm is None else VLLM_COMMAND), str(there.fileno())],
                 pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 env={name: value for name, value in os.environ.items() if name != KEYS_VARIABLE},
                 process_group=0,  # what a terminal sends to the API's group is not for it

@@ -47,6 +47,11 @@ class Speech:
         }
         """Tokens that are no part of a text: all of structure but, where that is kept, markup."""
 
+    @property
+    def lead(self) -> str:
+        """What the first token of an answer with a form carries, and decoding takes away."""
+        return self._grammars.lead
+
     def request(self, ask: Ask, tiles: np.ndarray | None = None) -> Request:
         """What the engine takes. tiles: (n, S, S, 3) uint8 of all pictures. May be called from any thread.
 

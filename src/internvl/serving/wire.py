@@ -117,6 +117,8 @@ class Serve:
     """The fields of `internvl.inference.events.EngineConfig`."""
     embedder: str | None = None
     """A folder, hub id or zoo name of what answers Embed, and its name; None: nothing does."""
+    vllm: Mapping[str, Any] | None = None
+    """The fields of `internvl.serving.vllm_options.VllmOptions`, for a worker that hands over to vLLM."""
 
 
 @dataclass(frozen=True, kw_only=True)

