@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from internvl.serving.backend import Backend
     from internvl.serving.settings import Settings
+    from internvl.serving.vllm_options import VllmOptions
 
 
 def serve(
@@ -28,6 +29,12 @@ def serve(
         str | None, typer.Option(metavar="M", help="What answers /v1/embeddings. Default: nano-c beside the nano.")
     ] = None,
     engine: Annotated[Literal["native", "vllm"], typer.Option(help="What answers.")] = "native",
+    vllm: Annotated[str | None, typer.Option(metavar="CMD", help="The vllm command. Default: the one on PATH.")] = None,
+    tensor_parallel_size: Annotated[int | None, typer.Option(help="GPUs that share each layer, with vLLM.")] = None,
+    pipeline_parallel_size: Annotated[int | None, typer.Option(help="Groups of layers, with vLLM.")] = None,
+    vllm_argument: Annotated[
+        list[str] | None, typer.Option(metavar="ARG", help="More of `vllm serve`: --vllm-argument=--x=1; repeatable.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; other than this machine needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
     api_key_file: Annotated[
@@ -85,7 +92,23 @@ def serve(
         limits=request_limits, media_limits=media_limits, request_seconds=request_seconds, drain_seconds=drain_seconds,
         log_content=log_content,
     )  # fmt: skip
-    listen(settings, engine)
+    listen(settings, handed_over(engine, vllm, tensor_parallel_size, pipeline_parallel_size, vllm_argument))
+
+
+def handed_over(
+    engine: str, program: str | None, tensor: int | None, pipeline: int | None, arguments: list[str] | None
+) -> VllmOptions | None:
+    """How vLLM is started; None: the package's own engine answers."""
+    from internvl.serving.vllm_options import VllmOptions
+
+    given = {"program": program, "tensor_parallel": tensor, "pipeline_parallel": pipeline,
+             "arguments": tuple(arguments) if arguments else None}  # fmt: skip
+    said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if engine == "vllm":
+        return VllmOptions(**said)
+    if said:
+        raise UsageError("--vllm and what is said of it belong to --engine vllm; add that, or leave them out")
+    return None
 
 
 def limited(given: list[str]) -> Any:
@@ -114,7 +137,7 @@ def limited(given: list[str]) -> Any:
     return RequestLimits(**requests), replace(SERVICE, **media)  # pyright: ignore[reportArgumentType]
 
 
-def listen(settings: Settings, engine: str) -> None:
+def listen(settings: Settings, vllm: VllmOptions | None) -> None:
     """Serve until a signal comes."""
     from internvl.serving import listen as http
     from internvl.serving.app import create_app
@@ -123,7 +146,7 @@ def listen(settings: Settings, engine: str) -> None:
     write_to()
     listener = http.bind(settings)
     try:
-        app = create_app(settings, backend_of(settings, engine))
+        app = create_app(settings, backend_of(settings, vllm))
         address = http.address_of(settings, listener)
         typer.echo(f"internvl is loading {settings.served_name} ...")
 
@@ -149,12 +172,12 @@ def said(app: FastAPI, settings: Settings, address: str) -> str:
     return "\n".join(lines)
 
 
-def backend_of(settings: Settings, engine: str) -> Backend:
+def backend_of(settings: Settings, vllm: VllmOptions | None) -> Backend:
     """What stands behind the API."""
-    if engine == "vllm":
-        from importlib import import_module
+    if vllm is not None:
+        from internvl.serving.vllm import VllmBackend
 
-        return import_module("internvl.serving.vllm").VllmBackend(settings)
+        return VllmBackend(settings, vllm)
     from internvl.serving.native import NativeBackend
 
     return NativeBackend(settings)

@@ -99,7 +99,7 @@ def command(plan: Plan, socket: Path, options: VllmOptions) -> list[str]:
         "--max-logprobs": str(MOST_TOP + 1),
         "--scheduling-policy": "priority",
     }
-    flags = ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
+    flags = ["--enable-scale-out", "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
     flags += ["--skip-mm-profiling", "--enforce-eager"] if plan.cpu else []
     pairs = [word for pair in said.items() for word in pair]
     return [program_of(options.program), "serve", str(plan.folder), *pairs, *flags, *options.arguments]

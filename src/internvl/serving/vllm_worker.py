@@ -340,7 +340,8 @@ async def serve_all(channel: Channel, serve: Serve) -> str:
     threading.Thread(target=listen, args=(channel, inbox), daemon=True).start()
     loaded = await asyncio.to_thread(load, serve)
     told: dict[str, Any] = dict(serve.vllm or {})
-    options = VllmOptions(**{**told, "arguments": tuple(told.get("arguments", ()))})
+    told["arguments"] = tuple(told.get("arguments", ()))
+    options = VllmOptions(**told)
     program = Program(loaded.plan, loaded.text, options)
     try:
         transport = httpx.AsyncHTTPTransport(uds=str(program.socket), limits=httpx.Limits(max_connections=None))
