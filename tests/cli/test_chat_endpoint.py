@@ -93,9 +93,9 @@ def test_the_same_answer_from_here_and_from_there(photo, clip, paper, capsys):
         for asked in ([photo, "What is this?"], [photo, photo, "Same?"], ["--pdf", paper, "Summarise."],
                       ["--video", clip, "--frames", "3", "What happens?"], ["Hello?", "--system", "Be brief."],
                       [photo, "--temperature", "1.3", "--seed", "5", "What is this?"]):  # fmt: skip
-            assert run(["chat", *asked, *BRIEF, "--endpoint", endpoint.url, "--extensions", "--max-tiles", "3"]) == 0
+            assert run(["chat", *asked, *BRIEF, "--endpoint", endpoint.url, "--extensions", "--max-tiles", "6"]) == 0
             there = capsys.readouterr().out
-            assert run(["chat", *asked, *BRIEF, "--model", str(folder), "--device", "cpu", "--max-tiles", "3"]) == 0
+            assert run(["chat", *asked, *BRIEF, "--model", str(folder), "--device", "cpu", "--max-tiles", "6"]) == 0
             assert there == capsys.readouterr().out
 
 
@@ -123,6 +123,7 @@ def test_frames_and_pages_are_pictures(clip, paper, capsys):
         assert run(["chat", "--pdf", paper, "--pages", "2", "What?", "--endpoint", endpoint.url]) == 0
     video, document = (body["messages"][0]["content"] for body in endpoint.bodies)
     assert [part["type"] for part in video] == ["text", "image_url"] * 3 + ["text"]
+    assert [part["image_url"]["detail"] for part in video if "image_url" in part] == ["low"] * 3
     assert [part["text"] for part in video if part["type"] == "text"] == [
         "Frame-1: ",
         "\nFrame-2: ",

@@ -27,7 +27,8 @@ def _parts(content: str | list[dict[str, Any]]) -> list[Part]:
     if isinstance(content, str):
         return [Text(content)]
     kinds = [part["type"] for part in content]
-    pictures = [Image(open_image(p["image_url"]["url"])) for p in content if p["type"] == "image_url"]
+    urls = [part["image_url"] for part in content if part["type"] == "image_url"]
+    pictures = [Image(open_image(one["url"]), 1 if one.get("detail") == "low" else None) for one in urls]
     first_text = kinds.index("text") if "text" in kinds else len(kinds)
     if "image_url" not in kinds[first_text:]:
         return [*pictures, *(Text(part["text"]) for part in content if part["type"] == "text")]

@@ -3,7 +3,8 @@
 A text is a text part, a picture a `data:` address. Where all pictures of a message stand before its first text, whoever
 serves the model introduces them in the family's way (`<image>` and a line break for one, `Image-1: <image>` and so on
 for several). Everywhere else a picture stands where its part stands. The frames of a video are pictures, each after its
-`Frame-1: `, as the family shows them: so any server that takes pictures takes a video.
+`Frame-1: `, as the family shows them, and of low detail, which is one tile: so any server that takes pictures takes a
+video.
 """
 
 from __future__ import annotations
@@ -38,23 +39,23 @@ def contents(
     """
     turns, pictures = bind(messages)
     sources = [*files, *[None] * (len(pictures) - len(files))]
-    addresses: list[str] = []
+    shown: list[dict[str, Any]] = []
     for picture, file in zip(pictures, sources, strict=True):
-        addresses.append(address_of(picture.photo, file))
-        report(len(addresses), len(pictures))
+        detail = {"detail": "low"} if picture.is_frame else {}
+        shown.append({"type": "image_url", "image_url": {"url": address_of(picture.photo, file), **detail}})
+        report(len(shown), len(pictures))
     sent: list[dict[str, Any]] = []
     for place, turn in enumerate(turns):
         own = [index for index, picture in enumerate(pictures) if picture.turn == place]
-        content = _parts(turn.pieces, own, addresses) if own else "".join(map(_text, turn.pieces))
+        content = _parts(turn.pieces, own, shown) if own else "".join(map(_text, turn.pieces))
         sent.append({"role": turn.role, "content": content})
     return sent
 
 
-def _parts(pieces: Sequence[Piece], own: Sequence[int], addresses: Sequence[str]) -> list[dict[str, Any]]:
+def _parts(pieces: Sequence[Piece], own: Sequence[int], picture: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The parts of a message with pictures: in the short form if the family's opening is what it says."""
     spelt = "".join(f"\0{piece.index}\0" if isinstance(piece, ImageSlot) else _text(piece) for piece in pieces)
     opening = _opening(own)
-    picture = [{"type": "image_url", "image_url": {"url": address}} for address in addresses]
     if spelt.startswith(opening):
         rest = spelt[len(opening) :]
         return [*(picture[index] for index in own), *([{"type": "text", "text": rest}] if rest else [])]
