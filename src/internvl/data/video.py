@@ -169,6 +169,8 @@ def _opened(stream: BinaryIO, name: str, limits: Limits) -> Generator[tuple[Inpu
         if not container.streams.video:
             raise MediaUnreadable(f"{name}: there is no video in it")
         video = container.streams.video[0]
+        if video.codec_context is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise MediaUnreadable(f"{name}: the video is of a codec that is not known, or it is damaged")
         codec = video.codec_context.codec.canonical_name
         if codec not in limits.codecs:
             raise MediaRefused(f"{name}: {codec} video is not decoded (Limits.codecs)")

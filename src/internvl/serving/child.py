@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from internvl.errors import InternVLError
+from internvl.serving.reader import SPEAKS
 from internvl.serving.wire import Channel, Look, Memory, Open, Pong, Prompt, Read, Refused, WireError
 
 log = logging.getLogger("internvl.readers")
@@ -26,6 +28,9 @@ KEPT = (
 )  # fmt: skip
 """What a reader sees of the environment: no keys, no tokens."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+COMMAND = ("-P", "-m", "internvl.serving.reader")
+"""What Python is given; -P: the folder that the server was started in is no place for modules."""
+LONGEST_LINE = 2000
 Answer = tuple[Prompt, Memory | None] | Refused
 
 
@@ -57,15 +62,17 @@ class Reader:
         environment = {name: os.environ[name] for name in KEPT if name in os.environ} | ONE_THREAD
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "internvl.serving.reader", str(end.fileno())],
+                [sys.executable, *COMMAND, str(end.fileno())],
                 pass_fds=(end.fileno(),), env=environment, start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             )  # fmt: skip
         except BaseException:
             self._channel.close()
             raise
         finally:
             end.close()
+        self._opened = False
+        threading.Thread(target=self._overhear, daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -88,6 +95,7 @@ class Reader:
             raise InternVLError(came[0].message)
         if not isinstance(came[0], Pong):
             raise WireError(f"a reader says {type(came[0]).__name__}, expected Pong")
+        self._opened = True
 
     def ask(self, message: Read | Look, data: Sequence[str] = ()) -> Answer | None:
         """What it answers; None if it ended over it, or said what no reader says, and then it is killed.
@@ -114,6 +122,16 @@ class Reader:
                 log.error("a reader is not to be trusted any more (%s)", type(error).__name__)
             self.kill()
             return None
+
+    def _overhear(self) -> None:
+        """Its own words go to the log, and all of them until it is ready; what a decoder prints may be a stranger's."""
+        stream = self._process.stderr
+        assert stream is not None
+        with stream:
+            while line := stream.readline(LONGEST_LINE):
+                text = line.decode(errors="replace").rstrip()
+                if not self._opened or text.startswith(SPEAKS):
+                    log.error("%s", "".join(letter if letter.isprintable() else "?" for letter in text))
 
     def _send(self, message: Read | Look, data: Sequence[str]) -> None:
         if not data:

@@ -25,11 +25,13 @@ import numpy as np
 from internvl.data.encode import Encoder, EncoderConfig
 from internvl.data.tokenizer import Tokenizer
 from internvl.errors import InternVLError, UsageError
-from internvl.serving.reading import limits_of, look, order_of, prompt_of
+from internvl.serving.reading import Unforeseen, limits_of, look, order_of, prompt_of
 from internvl.serving.refusal import Refusal, refusal_of
 from internvl.serving.wire import Channel, Look, Memory, Message, Open, Pong, Prompt, Read, Refused, WireError
 
 log = logging.getLogger("internvl.reader")
+SPEAKS = "internvl.reader: "
+"""What its own lines begin with; nothing else that is printed here reaches the log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Bounds:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the server stops it, and that stops this process
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format=f"{SPEAKS}%(message)s")
     channel = Channel.inherited(int(sys.argv[1]))
     with contextlib.suppress(OSError, WireError):  # the other end is gone
         serve(channel)
@@ -135,9 +137,10 @@ def _refusal(error: Exception) -> Refusal:
         return Refusal("the request could not be read within the memory that it may have; send smaller pictures, or "
                        "fewer", status=422, param="messages", code="media_unreadable")  # fmt: skip
     refusal = refusal_of(error)
-    if refusal.status >= 500:  # where, but not what: its words may be the request's own
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        log.error("%s in %s, line %s", type(error).__name__, Path(place.filename).name, place.lineno)
+    fault = error.__cause__ if isinstance(error, Unforeseen) else error if refusal.status >= 500 else None
+    if fault is not None:  # where, but not what: its words may be the request's own
+        place = traceback.extract_tb(fault.__traceback__)[-1]
+        log.error("%s in %s, line %s", type(fault).__name__, Path(place.filename).name, place.lineno)
     return refusal
 
 

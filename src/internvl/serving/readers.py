@@ -70,6 +70,8 @@ class ReadersConfig:
     source: str | None = None
     revision: str | None = None
     embedder: str | None = None
+    context: int | None = None
+    """Tokens that are read, an answer included; None: as many as the model was made for, and never more."""
     limits: Limits = SERVICE
     seconds: float = 30.0
     """For one order, waiting for the network included."""
@@ -103,6 +105,7 @@ class Readers:
         """Returns when all are ready. Raises InternVLError if the model's tokenizer and configs cannot be read."""
         told = {"source": self.config.source, "revision": self.config.revision, "embedder": self.config.embedder}
         found = await self._thread(described, told, PATIENCE)
+        found["context"] = min(found["context"], self.config.context or found["context"])
         self._opening = Open(**found, limits=limits_as_json(self.config.limits), bounds=asdict(self.config.bounds))
         try:
             await asyncio.gather(*(self._add(lane) for lane in self._lanes for _ in range(lane.count)))
@@ -127,7 +130,8 @@ class Readers:
         """The prompt of an order and its tiles, which are the caller's to close; None where there are none.
 
         Without `tiles` all is counted and nothing is cut. Of `order.prompts` there is one: several are orders of their
-        own. Raises Refusal: for what is wrong with the order, 429 where too many wait, 503 when this has been stopped.
+        own, and where all is counted only the first counts. Raises Refusal: for what is wrong with the order, 429 where
+        too many wait, 503 when this has been stopped.
         """
         written, data = as_json(order)
         read = Read(id=next(self._numbers), order=written, tiles=tiles)

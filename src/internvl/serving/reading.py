@@ -26,13 +26,18 @@ from internvl.data.limits import Limits
 from internvl.data.media import name_of
 from internvl.data.pair import Fit, encode_picture
 from internvl.data.prompts import Image, Message, Text, Video
-from internvl.errors import ContextOverflow, InternVLError, MediaRefused, PromptError
+from internvl.errors import ContextOverflow, InternVLError, MediaRefused, MediaUnreadable, PromptError
 from internvl.inference.attached import budget_of, pages_of, photo_of, shared, video_of
 from internvl.serving.fields import is_data
 from internvl.serving.translate import Opened, Order, Reference, Unopened
 from internvl.serving.wire import Prompt
 
 CALLED = {"image": "picture", "video": "video", "pdf": "document"}
+
+
+class Unforeseen(MediaUnreadable):
+    """Over this file a decoder raised what none should raise; its cause says what."""
+
 
 # ---- as JSON ---------------------------------------------------------------------------------------------------------
 
@@ -64,8 +69,10 @@ def order_of(written: Mapping[str, Any], data: bytes = b"") -> Order:
     def part_of(part: Mapping[str, Any]) -> Text | Reference:
         if "text" in part:
             return Text(**part)
-        address = part["address"]
-        return Reference(**{**part, "address": addresses[address] if isinstance(address, int) else address})
+        written: dict[str, Any] = dict(part)
+        if isinstance(written["address"], int):
+            written["address"] = addresses[written["address"]]
+        return Reference(**written)
 
     return Order(
         model="",
@@ -102,10 +109,15 @@ def open_all(order: Order, limits: Limits) -> dict[Reference, Opened]:
         if reference in opened:
             continue
         name = f"{CALLED[reference.kind]} {counted[reference.kind]}"
+        source = _source(reference.address, limits)
         try:
-            opened[reference] = _open(reference, limits)
+            opened[reference] = _open(reference, source, limits)
         except InternVLError as error:
-            raise type(error)(said(str(error), reference.address, name)) from None
+            raise type(error)(said(str(error), source, name)) from None
+        except MemoryError:
+            raise
+        except Exception as error:  # a decoder at work on a stranger's bytes may raise anything
+            raise Unforeseen(f"{name}: it is damaged") from error
         pixels += sum(width * height for width, height in _sizes(opened[reference]))
         if pixels > limits.clip_pixels:
             raise MediaRefused(
@@ -114,8 +126,7 @@ def open_all(order: Order, limits: Limits) -> dict[Reference, Opened]:
     return opened
 
 
-def _open(reference: Reference, limits: Limits) -> Opened:
-    source = _source(reference.address, limits)
+def _open(reference: Reference, source: str | Path, limits: Limits) -> Opened:
     if reference.kind == "image":
         return Image(photo_of(source, limits), reference.max_tiles)
     if reference.kind == "video":
@@ -148,21 +159,22 @@ PYTHON = (  # what messages say to callers in Python, and a client of a server c
     r": choose some with pages=.*",
     r" \(pass it as [^)]*\)",
 )
-ADDRESS = r"['\"]?\b[a-z][a-z0-9+.-]*:/\S*"
+ADDRESS = r"['\"]?\b[a-z][a-z0-9+.-]*:/\S*?['\"]?(?=:? |:?$)"
 
 
-def said(message: str, address: str, name: str) -> str:
+def said(message: str, source: str | Path, name: str) -> str:
     """What is said of media that cannot be used, without the address, and without that of a redirect.
 
     >>> said("https://a.example/b.jpg: it is empty", "https://a.example/b.jpg", "picture 1")
     'picture 1: it is empty'
     """
-    for shown in (name_of(address, ""), *(f"the {called}" for called in CALLED.values())):
-        for written in (repr(shown), shown):
-            message = message.removeprefix(written)
+    known = [name_of(source, ""), *(f"the {called}" for called in CALLED.values())]
+    shown = "|".join(re.escape(written) for one in known if one for written in (repr(one), one))
     for pattern in PYTHON:
         message = re.sub(pattern, "", message)
-    return f"{name}: {re.sub(ADDRESS, 'its address', message, flags=re.IGNORECASE).lstrip(':, ')}"
+    message = re.sub(rf"^({shown}|{ADDRESS})(?P<colon>: )?", lambda found: "" if found["colon"] else "its address",
+                     message, flags=re.IGNORECASE)  # fmt: skip
+    return f"{name}: {re.sub(ADDRESS, 'an address', message, flags=re.IGNORECASE)}"
 
 
 # ---- prompts ---------------------------------------------------------------------------------------------------------
@@ -175,11 +187,11 @@ def prompt_of(
 
     context: tokens that the model reads; a prompt that leaves no room for an answer is a ContextOverflow before
     anything is cut. Without `tiles` all is counted and nothing is cut: there are no digests, and any length will do.
-    Of /v1/completions one text at a time is read.
+    Of /v1/completions one text at a time is read; where all is only counted, the first.
     """
     most = context - 1 if context is not None and tiles else None
     if order.prompts:
-        return _continued(order.prompts, encoder, id, most)
+        return _continued(order.prompts if tiles else order.prompts[:1], encoder, id, most)
     messages = _messages(order, encoder, limits)
     encoded = encoder.encode(messages, max_length=most, cut=tiles)
     slots = sum(encoded.tiles_per_image) * encoder.config.slots_per_tile
