@@ -27,6 +27,7 @@ from internvl.cli.search import search
 from internvl.cli.serve import serve
 from internvl.cli.terminal import INTERRUPTED, complain
 from internvl.cli.train import as_setting, train
+from internvl.cli.ui import ui
 from internvl.cli.world import world
 from internvl.cli.zoo import zoo
 from internvl.errors import InternVLError
@@ -46,7 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is ready twice as fast
     pretty_exceptions_enable=False,
 )
-for command in (chat, serve, embed, search, zoo, convert, merge):
+for command in (chat, ui, serve, embed, search, zoo, convert, merge):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command()(score)

@@ -1,0 +1,109 @@
+"""The web page: a client of an OpenAI-style server, drawn by Gradio around a small component of our own.
+
+browser --PageGuard--> Gradio --events--> Page --page_answering--> /v1 of the server
+   '-- page_files/page.js: the conversation and the question
+
+mount(app, settings)   at /ui of `internvl serve`, behind the keys of its API; it asks that same server
+page_app(setup)        alone, for any server: `internvl ui --endpoint URL`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from internvl.data.limits import MIB, Limits
+from internvl.errors import MissingExtra
+from internvl.serving.page_answering import Desk
+from internvl.serving.page_ask import Endpoint
+from internvl.serving.page_desk import Page
+from internvl.serving.page_guard import OWN_NAMES, PERSON, Gate, PageGuard
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Scope
+
+    from internvl.serving.settings import Settings
+
+PLACE = "/ui"
+SENT = Limits(bytes=64 * MIB, video_bytes=64 * MIB, clip_seconds=3600.0, frames=64, pages=32, local=False)
+"""What may be added to a question."""
+OPENED_AT_ONCE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a page is run."""
+
+    endpoint: Callable[[Scope], Endpoint]
+    """The server, as whoever sends a request reaches it."""
+    gate: Gate = field(default_factory=Gate)
+    sent: Limits = SENT
+    votes: Path | None = None
+    """The file in which thumbs and reports are written down; None: there are none."""
+
+
+def page_app(setup: Setup) -> ASGIApp:
+    """The page alone, at /. Raises MissingExtra without Gradio.
+
+    >>> app = page_app(Setup(endpoint=lambda scope: Endpoint("http://localhost:8000/v1")))  # doctest: +SKIP
+    """
+    return PageGuard(_gradio(setup, "/"), setup.gate)
+
+
+def mount(app: FastAPI, settings: Settings, *, votes: Path | None = None) -> None:
+    """Put the page at /ui of a server, behind the same keys and limits. It asks that server, with the person's key.
+
+    Raises MissingExtra without Gradio.
+    """
+    names = (*OWN_NAMES, *settings.server_names) if settings.is_loopback else None
+    sent = replace(settings.media_limits, local=False, remote=False, root=None)
+    gate = Gate(keys=settings.keys, names=names, upload=min(settings.limits.body, sent.bytes))
+    setup = Setup(endpoint=own_endpoint, gate=gate, sent=sent, votes=votes)
+    inner = _gradio(setup, PLACE)
+    outside = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(running: FastAPI) -> AsyncGenerator[Mapping[str, Any] | None]:
+        # What is mounted is not told of its server's beginning and end.
+        async with inner.router.lifespan_context(inner), outside(running) as state:
+            yield state
+
+    app.router.lifespan_context = cast(Any, lifespan)
+    app.mount(PLACE, PageGuard(inner, gate, prefix=PLACE))
+
+
+def own_endpoint(scope: Scope) -> Endpoint:
+    """The server that a request came to, over the address that it came to."""
+    host, port = scope["server"]
+    shown = f"[{host}]" if ":" in host else host
+    return Endpoint(f"http://{shown}:{port}/v1", scope.get(PERSON, ""))
+
+
+def _gradio(setup: Setup, place: str) -> FastAPI:
+    """Gradio's application, which finds itself at `place` and keeps its files in a folder that goes with it."""
+    from fastapi import FastAPI
+
+    try:
+        from internvl.serving.page_layout import blocks_of, mounted
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"the page needs {error.name}; pip install 'internvl[ui]'") from None
+    folder = Path(tempfile.mkdtemp(prefix="internvl-ui-")).resolve()
+    desk = Desk(folder=folder, limits=setup.sent, opening=asyncio.Semaphore(OPENED_AT_ONCE))
+    page = Page(setup.endpoint, desk, setup.votes, signed=bool(setup.gate.keys), most=setup.gate.upload)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    return mounted(outer, blocks_of(page), page, place)

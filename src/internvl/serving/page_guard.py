@@ -1,0 +1,373 @@
+"""What stands before every route of the page: who may come, from where, to which routes, and with how much.
+
+    request --> Host --> route on the list --> signed in (cookie or key) --> from this page itself --> bytes --> page
+
+The page's library brings routes that nobody here needs: a proxy, an editor of files, a way round its queue. Only those
+on the list are there at all. A browser cannot send a key with every request: it signs in once, with the key, and gets
+a cookie that scripts cannot read and other sites cannot send.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request, cookie_parser
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from internvl.serving.page_words import Language, language_of, say
+
+ROUTES: tuple[tuple[str, str], ...] = (
+    ("GET HEAD", r"/"),
+    ("GET", r"/config/?"),
+    ("GET", r"/(gradio_api/)?theme\.css"),
+    ("GET", r"/(assets|static)/[\w./@+-]+"),
+    ("GET", r"/gradio_api/startup-events"),
+    ("GET", r"/gradio_api/heartbeat/\w{1,64}"),
+    ("POST", r"/gradio_api/queue/join"),
+    ("GET", r"/gradio_api/queue/data"),
+    ("POST", r"/gradio_api/(cancel|reset)/?"),
+    ("POST", r"/gradio_api/upload"),
+    ("GET HEAD", r"/gradio_api/file=/.+"),
+)
+"""Methods and paths of the page's library that the page uses."""
+SIGNING = ("/sign-in", "/sign-out")
+COOKIE = "internvl_page"
+COOKIE_SECONDS = 12 * 3600
+SMALL_BODY = 2**20
+"""Bytes of whatever is not an upload."""
+TRIES, TRY_SECONDS = 10, 60.0
+"""Wrong keys from one address, and in which time."""
+OWN_NAMES = ("localhost", "127.0.0.1", "::1")
+PERSON = "internvl.person"
+"""Where the scope says whose key it was."""
+FILES = Path(__file__).parent / "page_files"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """Who may use the page, and how much may be sent."""
+
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    """One of them signs in; none: everyone who reaches the page may use it."""
+    names: tuple[str, ...] | None = OWN_NAMES
+    """What the page may be called in a Host header: a page of another site shall not be it by a name of its own. None:
+    anything."""
+    upload: int = 64 * 2**20
+    """Bytes of one upload."""
+
+
+class PageGuard:
+    """An ASGI application around the page. `scope[PERSON]` becomes the key of whoever asks, or nothing."""
+
+    def __init__(self, app: ASGIApp, gate: Gate, *, prefix: str = "") -> None:
+        """prefix: where the page is mounted, `/ui`."""
+        self._app, self._gate, self._prefix = app, gate, prefix
+        self._secret = secrets.token_bytes(32)
+        self._ended: dict[str, float] = {}
+        """Cookies that were signed out, until they would end by themselves."""
+        self._wrong: dict[str, deque[float]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+        path = scope["path"].removeprefix(self._prefix) or "/"
+        answer = await self._check(scope, path, receive)
+        if isinstance(answer, Response):
+            return await answer(scope, receive, _with_headers(send, HEADERS))
+        scope[PERSON] = answer
+        most = self._gate.upload + SMALL_BODY if path == "/gradio_api/upload" else SMALL_BODY
+        sending = _with_headers(send, HEADERS)
+        if path == "/":
+            return await _marked(self._app, scope, receive, send)
+        if path == "/gradio_api/queue/join":
+            body = await _whole(_bounded(receive, most))
+            if not is_plain(body):
+                return await _plain("this is no event of the page", 400)(scope, receive, sending)
+            return await self._app(scope, _once(body, receive), sending)
+        return await self._app(scope, _bounded(receive, most), sending)
+
+    async def _check(self, scope: Scope, path: str, receive: Receive) -> Response | str:
+        """What a request is refused with, or whose it is."""
+        headers = Headers(scope=scope)
+        names = self._gate.names
+        if names is not None and host_of(headers.get("host", "")) not in names:
+            return _plain("this page is not called that; open it as localhost", 421)
+        if scope["method"] == "POST" and not is_own(headers):
+            return _plain("this came from a page of another site", 403)
+        length = headers.get("content-length", "")
+        upload = path == "/gradio_api/upload"
+        if length.isdigit() and int(length[:20]) > (self._gate.upload if upload else 0) + SMALL_BODY:
+            return _plain("this is larger than the page takes", 413)
+        if path in SIGNING:
+            return await self._sign(scope, path, receive)
+        if not is_used(scope["method"], path):
+            return _plain("there is no such path", 404)
+        person = self.person(headers)
+        if person is not None:
+            return person
+        if path == "/" and scope["method"] == "GET":
+            return self._form(language_of(headers.get("accept-language", "")))
+        return _plain("sign in first", 401)
+
+    # ---- signing in
+
+    def person(self, headers: Headers) -> str | None:
+        """The key of whoever asks: "" where none is needed, None where it is missing."""
+        if not self._gate.keys:
+            return ""
+        given = _key_of(headers.get("authorization", ""))
+        if given and (known := self._known(given)):
+            return known
+        return self._owner(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
+
+    def _known(self, given: str) -> str | None:
+        """The key that this is. All are compared, each in constant time."""
+        found = None
+        for key in self._gate.keys:
+            if hmac.compare_digest(given.encode("utf-8", "surrogatepass"), key.encode()):
+                found = key
+        return found
+
+    def cookie(self, key: str, now: float | None = None) -> str:
+        """What a browser keeps: when it ends, and a signature that only this process makes."""
+        end = f"{int((time.time() if now is None else now) + COOKIE_SECONDS)}.{secrets.token_hex(8)}"
+        return f"{end}.{self._signature(end, key)}"
+
+    def _signature(self, end: str, key: str) -> str:
+        return hmac.new(self._secret, f"{end}\0{key}".encode(), hashlib.sha256).hexdigest()
+
+    def _owner(self, cookie: str) -> str | None:
+        """The key that a cookie was made for, as long as it holds."""
+        if len(cookie) > 256 or not re.fullmatch(r"\d{1,12}\.[0-9a-f]{16}\.[0-9a-f]{64}", cookie):
+            return None
+        end, _, signature = cookie.rpartition(".")
+        if int(end.partition(".")[0]) < time.time() or cookie in self._ended:
+            return None
+        found = None
+        for key in self._gate.keys:
+            if hmac.compare_digest(signature, self._signature(end, key)):
+                found = key
+        return found
+
+    async def _sign(self, scope: Scope, path: str, receive: Receive) -> Response:
+        request = Request(scope, _bounded(receive, 8192))
+        language = language_of(request.headers.get("accept-language", ""))
+        home = self._prefix + "/"
+        if request.method != "POST":
+            return RedirectResponse(home, 303)
+        if path == "/sign-out":
+            self._end(request.cookies.get(COOKIE, ""))
+            response = RedirectResponse(home, 303)
+            response.delete_cookie(COOKIE, path=self._prefix or "/")
+            return response
+        client = scope["client"][0] if scope.get("client") else ""
+        if self._is_guessing(client):
+            return self._form(language, "wait", 429)
+        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("key", [""])[0].strip()
+        key = self._known(given)
+        if key is None:
+            self._wrong.setdefault(client, deque(maxlen=TRIES)).append(time.monotonic())
+            return self._form(language, "wrong_key", 401)
+        response = RedirectResponse(home, 303)
+        response.set_cookie(
+            COOKIE, self.cookie(key), max_age=COOKIE_SECONDS, path=self._prefix or "/", httponly=True,
+            samesite="strict", secure=scope["scheme"] == "https",
+        )  # fmt: skip
+        return response
+
+    def _end(self, cookie: str) -> None:
+        now = time.time()
+        self._ended = {one: end for one, end in self._ended.items() if end > now}
+        if self._owner(cookie) is not None:
+            self._ended[cookie] = now + COOKIE_SECONDS
+
+    def _is_guessing(self, client: str) -> bool:
+        now = time.monotonic()
+        for one in [one for one, times in self._wrong.items() if times[-1] < now - TRY_SECONDS]:
+            del self._wrong[one]
+        times = self._wrong.get(client)
+        return times is not None and len(times) >= TRIES and times[0] > now - TRY_SECONDS
+
+    def _form(self, language: Language, wrong: str = "", status: int = 401) -> Response:
+        return sign_in_form(language, f"{self._prefix}/sign-in", wrong, status)
+
+
+def sign_in_form(language: Language, action: str, wrong: str, status: int) -> Response:
+    """The page on which a key is typed."""
+    text = (FILES / "sign_in.html").read_text(encoding="utf-8")
+    filled = {word: say(word, language) for word in ("title", "sign_in", "key_label", "key_info")}
+    filled |= {"lang": "zh-CN" if language == "zh" else "en", "action": action}
+    filled["wrong"] = f'<p role="alert">{say(wrong, language)}</p>' if wrong else ""
+    for name, value in filled.items():
+        text = text.replace("{" + name + "}", value)
+    return HTMLResponse(text, status)
+
+
+# ---- what is asked of a request ------------------------------------------------------------------------------------
+
+
+def is_used(method: str, path: str) -> bool:
+    """Whether a route is on the list.
+
+    >>> is_used("GET", "/config"), is_used("GET", "/gradio_api/proxy=http://localhost")
+    (True, False)
+    """
+    if "//" in path or "/../" in path + "/":
+        return False
+    return any(method in methods.split() and re.fullmatch(pattern, path) for methods, pattern in ROUTES)
+
+
+def is_plain(body: bytes) -> bool:
+    """Whether an event gives the page's components plain values only.
+
+    A component that is given the description of a file would have the library copy that file, or fetch its address.
+
+    >>> is_plain(b'{"data": [null, 0.5, "Hi"]}'), is_plain(b'{"data": [{"path": "http://a.org/b"}]}')
+    (True, False)
+    """
+    try:
+        event: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    values = cast("dict[str, object]", event).get("data") if isinstance(event, dict) else None
+    if not isinstance(values, list):
+        return False
+    return all(value is None or isinstance(value, str | int | float) for value in cast("list[object]", values))
+
+
+def is_own(headers: Headers) -> bool:
+    """Whether what changes something comes from this page, or from a program that is no browser."""
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host", "")
+
+
+def host_of(header: str) -> str:
+    """The name in a Host header, without its port.
+
+    >>> host_of("[::1]:8000"), host_of("Localhost:8000")
+    ('::1', 'localhost')
+    """
+    name = header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
+    return name.lower().rstrip(".")
+
+
+def _key_of(header: str) -> str:
+    """The key of an Authorization header: Bearer KEY, or Basic with the key as the password."""
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode("utf-8", "replace").partition(":")[2]
+        except ValueError:
+            return ""
+    return ""
+
+
+# ---- what goes in and out --------------------------------------------------------------------------------------------
+
+POLICY = (
+    "default-src 'none'; script-src 'self' {script}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": POLICY.format(script=""),
+}
+"""Nothing of the page comes from elsewhere, and nothing goes there."""
+
+
+def _with_headers(send: Send, more: dict[str, str]) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name in ("access-control-allow-origin", "access-control-allow-credentials"):
+                del headers[name]
+            for name, value in more.items():
+                headers[name] = value
+            headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return sending
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """A body of at most so many bytes; what is more is taken for a client that went away."""
+    read = 0
+
+    async def receiving() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if read > most else message
+
+    return receiving
+
+
+async def _whole(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return body if message["type"] == "http.request" else b""
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """A body that was read already."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receiving() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return receiving
+
+
+async def _marked(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """The page itself: its own scripts carry a number that is used once, and no others run."""
+    scope["headers"] = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
+    started: Message = {}
+    body = b""
+
+    async def held(message: Message) -> None:
+        nonlocal started, body
+        if message["type"] == "http.response.start":
+            started = message
+        elif message["type"] == "http.response.body":
+            body += message.get("body", b"")
+
+    await app(scope, receive, held)
+    nonce = secrets.token_urlsafe(16)
+    # The library compiles the scripts of its components from text.
+    policy = POLICY.format(script=f"'nonce-{nonce}' 'unsafe-eval'")
+    marked = re.sub(rb"<script(?=[\s>])", f'<script nonce="{nonce}"'.encode(), body)
+    finished = _with_headers(send, HEADERS | {"Content-Security-Policy": policy, "Content-Length": str(len(marked))})
+    await finished(started)
+    await send({"type": "http.response.body", "body": marked if scope["method"] != "HEAD" else b""})
+
+
+def _plain(said: str, status: int) -> Response:
+    return PlainTextResponse(said, status)
