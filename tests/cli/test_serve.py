@@ -1,0 +1,93 @@
+"""`internvl serve` as a command: what it says, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from internvl.cli.serve import limited
+from internvl.errors import UsageError
+from tests.e2e.served import PATIENCE, Served, until
+from tests.serving.echo import KEY
+
+
+def command(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name != "INTERNVL_API_KEYS"}
+    return subprocess.run(
+        [sys.executable, "-m", "internvl", "serve", *options], env={**clean, **environment},
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "0.0.0.0"], "INTERNVL_API_KEYS"),
+        (["--host", "no.such.host.invalid", "--no-api-key"], "has no address"),
+        (["--api-key-file", "no-such-file"], "cannot be read"),
+        (["--port", "99999"], "between 0 and 65535"),
+        (["--limit", "tokns=4"], "tokens"),
+        (["--limit", "n=many"], "NAME=N"),
+        (["--slots", "0"], "at least 1"),
+        (["--media-root", "no-such-folder"], "is no folder"),
+        (["--allow-host", "https://a.org/path"], "allow"),
+        (["--model", "no-such-model-here", "--port", "0"], "no-such-model-here"),
+    ],
+)
+def test_a_mistake_is_one_line(options, said):
+    done = command(*options)
+    *_, last = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert last.startswith("internvl: ")
+    assert said in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_said_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        began = time.monotonic()
+        done = command("--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "choose another --port" in done.stderr
+    assert "loading" not in done.stdout, time.monotonic() - began
+
+
+def test_a_key_is_never_shown():
+    done = command("--host", "0.0.0.0", "--port", "99999", INTERNVL_API_KEYS=f"{KEY},too short")
+    assert done.returncode == 2
+    assert KEY not in done.stdout + done.stderr
+    assert "too short" not in done.stdout + done.stderr
+
+
+def test_limits_are_given_by_name():
+    requests, media = limited(["n=2", "pages=4", "frames=8"])
+    assert (requests.n, media.pages, requests.frames) == (2, 4, 8)
+    for wrong in ("n=0", "n=-1", "n", "=4", "local=1", "hosts=1"):
+        with pytest.raises(UsageError):
+            limited([wrong])
+
+
+@pytest.mark.slow
+def test_it_serves_and_ends_as_it_is_told():
+    served = Served("--slots", "2", "--no-ui", "--no-api-key")
+    try:
+        until(served.is_ready, "the server is ready")
+        log = served.log()
+        assert f"internvl serves nano at {served.url}" in log
+        assert "curl " in log
+        workers = served.processes()
+        assert len(workers["worker"]) == 1
+        served._process.send_signal(signal.SIGINT)
+        assert served._process.wait(PATIENCE) == 0
+        until(lambda: not any(one.is_running() for one in workers["worker"] + workers["reader"]), "all have ended")
+    finally:
+        if served._process.poll() is None:
+            served.stop()
+        else:
+            served._log.close()
