@@ -155,7 +155,7 @@ def test_asking_a_worker_that_stands_still_blocks_nobody(monkeypatch):
     async def scenario(keeper: Supervisor) -> None:
         assert keeper.pid is not None
         os.kill(keeper.pid, signal.SIGSTOP)
-        large = Ask(id=0, ids=[97] * 200_000, sampling={})
+        large = Ask(id=0, ids=[97] * 200_000, sampling=FOREVER)
         asked, refusal = [], None
         while refusal is None:
             try:
@@ -164,7 +164,7 @@ def test_asking_a_worker_that_stands_still_blocks_nobody(monkeypatch):
                 refusal = error
             await asyncio.sleep(0)
         assert (refusal.status, refusal.code) == (429, "queue_full")
-        assert len(asked) >= 8
+        assert len(asked) >= 4, "as many as wait to be sent, beside a Ping or two"
         for one in asked:
             one.close()
         os.kill(keeper.pid, signal.SIGCONT)
@@ -189,7 +189,7 @@ def test_memory_is_closed_whatever_happens():
         await keeper.embed((), pixels, (1, 2, 2, 3))
         assert keeper.pid is not None
         os.kill(keeper.pid, signal.SIGSTOP)
-        waiting = [(tiles(), Ask(id=0, ids=[97] * 300_000, sampling={})) for _ in range(4)]
+        waiting = [(tiles(), Ask(id=0, ids=[97] * 300_000, sampling=FOREVER)) for _ in range(4)]
         asked = [keeper.ask(ask, memory) for memory, ask in waiting]
         os.kill(keeper.pid, signal.SIGKILL)
         for one in asked:

@@ -256,6 +256,8 @@ def decode(frame: bytes) -> Message:
     try:
         name, values = json.loads(frame)
         kind = KINDS[name]
+        if not isinstance(values, dict):
+            raise TypeError("fields have names")
         unknown = set(values) - {one.name for one in fields(kind)}
         if unknown:
             raise TypeError(f"unknown {sorted(unknown)}")
