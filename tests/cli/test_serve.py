@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from internvl.cli.main import run
 from internvl.cli.serve import limited
 from internvl.errors import UsageError
 from tests.e2e.served import PATIENCE, Served, until
@@ -36,16 +37,26 @@ def command(*options: str, **environment: str) -> subprocess.CompletedProcess[st
         (["--limit", "n=many"], "NAME=N"),
         (["--slots", "0"], "at least 1"),
         (["--media-root", "no-such-folder"], "is no folder"),
-        (["--allow-host", "https://a.org/path"], "allow"),
-        (["--model", "no-such-model-here", "--port", "0"], "no-such-model-here"),
+        (["--allow-host", "https://a.org/path"], "*.example.org"),
+        (["--server-name", "Mine.example"], "small letters"),
+        (["--allow-origin", "*"], "https://"),
     ],
 )
-def test_a_mistake_is_one_line(options, said):
-    done = command(*options)
-    *_, last = done.stderr.splitlines()
+def test_a_mistake_is_one_line(options, said, capsys, monkeypatch):
+    monkeypatch.delenv("INTERNVL_API_KEYS", raising=False)
+    assert run(["serve", *options]) == 2
+    printed = capsys.readouterr()
+    [line] = printed.err.splitlines()
+    assert line.startswith("internvl: ")
+    assert said in line
+    assert not printed.out
+
+
+def test_a_model_that_is_not_there_is_one_line():
+    done = command("--model", "no-such-model-here", "--port", "0", HF_HUB_OFFLINE="1")
     assert done.returncode == 2
-    assert last.startswith("internvl: ")
-    assert said in last
+    assert "no-such-model-here" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("internvl: ")
     assert "Traceback" not in done.stderr
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,6 +22,15 @@ KEYS_VARIABLE = "INTERNVL_API_KEYS"
 SHORTEST_KEY = 16
 """Letters: what can be guessed is no key."""
 MOST_KEYS = 10_000
+
+HOST = r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?"
+NAME = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"
+ORIGIN = r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?"
+EXAMPLES = {
+    "--allow-host": "example.org, example.org:8443 or *.example.org",
+    "--server-name": "models.example.org, in small letters and without a port",
+    "--allow-origin": "https://app.example.org",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +121,13 @@ class Settings:
             )
         if self.media_root is not None and not self.media_root.is_dir():
             raise UsageError(f"media root {self.media_root} is no folder; name one that exists")
-        _ = self.media  # wrong hosts are said now
+        for option, pattern, values in (
+            ("--allow-host", HOST, self.allow_hosts),
+            ("--server-name", NAME, self.server_names),
+            ("--allow-origin", ORIGIN, self.origins),
+        ):
+            if wrong := next((value for value in values if not re.fullmatch(pattern, value)), None):
+                raise UsageError(f"{option} {wrong!r}: expected something like {EXAMPLES[option]}")
 
     @property
     def is_loopback(self) -> bool:
