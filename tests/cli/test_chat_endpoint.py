@@ -322,7 +322,7 @@ def test_at_a_terminal(photo):
 
 def test_pictures_of_any_kind_at_any_place(photo, clip):
     """The file of a picture goes with the picture wherever it stands."""
-    with serving(Endpoint(echo)) as endpoint:
+    with serving(Endpoint(lambda body: completion("<ref>a</ref><box>[[0, 0, 500, 1000]]</box>"))) as endpoint:
         remote = partner(wanted(endpoint)).talk
         assert isinstance(remote, RemoteChat)
         shown = [photo, Path(photo).read_bytes(), Image.new("RGB", (4, 4), "red")]
@@ -330,4 +330,4 @@ def test_pictures_of_any_kind_at_any_place(photo, clip):
     parts = endpoint.bodies[0]["messages"][0]["content"]
     addresses = [part["image_url"]["url"].partition(";")[0] for part in parts if part["type"] == "image_url"]
     assert addresses == ["data:image/png"] * 2 + ["data:image/jpeg"] * 2 + ["data:image/png"]
-    assert answer.picture_size == (4, 4)
+    assert [box.xyxy for box in answer.boxes] == [(0, 0, 2, 4)], "of the last picture"

@@ -73,15 +73,10 @@ class RemoteAnswer:
     finish: str | None
     """`stop`, `length`, or what else the server calls it."""
     usage: RemoteUsage
+    boxes: list[Box]
+    """The `<ref>..</ref><box>..</box>` of the text, in pixels of the last picture of the conversation."""
     frame_times: tuple[float, ...] = ()
     """Seconds of the video frames of this question."""
-    picture_size: tuple[int, int] | None = None
-    """Width and height of the last picture of the conversation, which boxes refer to."""
-
-    @property
-    def boxes(self) -> list[Box]:
-        """The `<ref>..</ref><box>..</box>` of the text, in pixels of the last picture."""
-        return [] if self.picture_size is None else parse(self.text, size=self.picture_size)
 
     def as_json(self) -> dict[str, Any]:
         """The answer as plain values: what `internvl chat --json` prints."""
@@ -203,10 +198,11 @@ class RemoteChat:
         yield from pieces  # which closes them where this is closed
         said = pieces.answer
         self.history.append(Exchange(sent, said.text, seen))
+        last = next((one.seen for one in reversed(self.history) if one.seen is not None), None)
         return RemoteAnswer(
             text=said.text,
             finish=said.finish,
+            boxes=[] if last is None else parse(said.text, size=last),
             usage=RemoteUsage(prompt=said.prompt, completion=said.tokens),
             frame_times=times,
-            picture_size=next((one.seen for one in reversed(self.history) if one.seen is not None), None),
         )
