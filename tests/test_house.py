@@ -29,7 +29,7 @@ MAY_IMPORT = {  # package -> the siblings it may import, beside `errors`, which 
     "training": "models weights data zoo",
     "evaluation": "inference data metrics weights zoo",
     "export": "models weights data",
-    "serving": "inference data weights export",
+    "serving": "inference data models weights export",
     "recipes": "training data zoo nano",
     "nano": "models data metrics",
     "__main__": "cli",
@@ -50,6 +50,7 @@ LONG_FUNCTIONS: dict[str, str] = {
     "cli/chat.py:chat": "one line for each option",
     "cli/eval.py:evaluate": "one line for each option",
     "cli/prefer.py:prefer": "one line for each option",
+    "cli/serve.py:serve": "one line for each option",
     "nano/form.py:published_config": "a file, written out",
 }
 CROWDED_FUNCTIONS: dict[str, str] = {

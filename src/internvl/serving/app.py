@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from functools import cache
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,7 +18,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from internvl import __version__
 from internvl.errors import InternVLError, MissingExtra
 from internvl.serving import published, routes, routes_lists
 from internvl.serving.backend import Backend
@@ -55,7 +54,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             await backend.stop()
 
     app = FastAPI(
-        title=published.TITLE, version=__version__, summary="Vision-language models behind OpenAI's API.",
+        title=published.TITLE, version=metadata.version("internvl"), summary="Vision-language models behind OpenAI's API.",
         docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
     )  # fmt: skip
     app.state.running = running
