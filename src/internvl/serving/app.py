@@ -54,7 +54,8 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             await backend.stop()
 
     app = FastAPI(
-        title=published.TITLE, version=metadata.version("internvl"), summary="Vision-language models behind OpenAI's API.",
+        title=published.TITLE, version=metadata.version("internvl"),
+        summary="Vision-language models behind OpenAI's API.",
         docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
     )  # fmt: skip
     app.state.running = running
