@@ -315,6 +315,29 @@ def test_what_does_not_fit_together(changes):
         memory.close()
 
 
+def test_memory_that_is_cut_short_ends_nobody():
+    """Whoever had mapped it would be ended by the system; who reads it is told."""
+    memory = Memory.of(np.zeros((2, 4, 4, 3), np.uint8))
+    whole = os.preadv
+
+    def cut(descriptor, buffers, offset):
+        os.ftruncate(memory.descriptor, 10)
+        return whole(descriptor, buffers, offset)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "preadv", cut)
+        with pytest.raises(WireError, match="cut short"):
+            memory.array((2, 4, 4, 3))
+    memory.close()
+
+
+def test_memory_that_nobody_took_is_let_go():
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        Memory.of(np.zeros(9, np.uint8))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_service_is_narrower_than_ones_own_machine():
     assert not SERVICE.local
     assert not SERVICE.remote

@@ -15,24 +15,17 @@ import json
 import os
 import socket
 import struct
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-import numpy as np
-
-from internvl.errors import InternVLError
+from internvl.serving.memory import Memory, WireError
 
 LONGEST = 1 << 30
 """Bytes of a frame."""
 HEADER = struct.Struct(">IB")
 """Length of the JSON, and whether memory comes with it."""
-
-
-class WireError(InternVLError):
-    """A frame that is none, or of a kind that is not expected: the process at the other end is not to be trusted."""
 
 
 # ---- to and from a reader --------------------------------------------------------------------------------------------
@@ -266,67 +259,6 @@ def decode(frame: bytes) -> Message:
         return kind(**values)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WireError(f"a frame is no message: {type(error).__name__}") from None
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------------
-
-
-class Memory:
-    """An anonymous file that two processes see; it is gone when both have closed it.
-
-    >>> memory = Memory.of(np.arange(6, dtype=np.uint8))
-    >>> memory.array((2, 3)).tolist()
-    [[0, 1, 2], [3, 4, 5]]
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Memory:
-        """Memory that holds these values."""
-        if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("internvl", os.MFD_CLOEXEC)
-        else:  # macOS
-            with tempfile.TemporaryFile() as file:
-                descriptor = os.dup(file.fileno())
-        memory = cls(descriptor)
-        view = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-        try:
-            while view:
-                view = view[os.write(descriptor, view) :]
-        except BaseException:
-            memory.close()
-            raise
-        return memory
-
-    @property
-    def descriptor(self) -> int:
-        if self._descriptor is None:
-            raise ValueError("the memory is closed")
-        return self._descriptor
-
-    def array(self, shape: Sequence[int], dtype: type = np.uint8) -> np.ndarray:
-        """What it holds, read only; it stays valid when the memory is closed. Raises WireError for another size."""
-        expected = int(np.prod([int(one) for one in shape], dtype=np.int64)) * np.dtype(dtype).itemsize
-        size = os.fstat(self.descriptor).st_size
-        if size != expected or min(shape, default=0) < 0:
-            raise WireError(f"memory of {size} bytes came for {expected}")
-        array = np.empty(tuple(shape), dtype)
-        view = array.reshape(-1).view(np.uint8).data
-        # Read, not mapped: the other process can still cut the file short, which would end this one.
-        while view:
-            count = os.preadv(self.descriptor, [view], size - len(view))
-            if not count:
-                raise WireError(f"memory of {size} bytes was cut short")
-            view = view[count:]
-        array.flags.writeable = False
-        return array
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 # ---- the socket ------------------------------------------------------------------------------------------------------
