@@ -33,9 +33,13 @@ FOREVER = {"max_new_tokens": 0}
 Scenario = Callable[[Supervisor], Awaitable[None]]
 
 
+def fake_command() -> tuple[str, ...]:
+    return sys.executable, str(FAKE)
+
+
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
-    monkeypatch.setattr(incarnation, "COMMAND", (sys.executable, str(FAKE)))
+    monkeypatch.setattr(incarnation, "COMMAND", fake_command())
 
 
 def with_worker(scenario: Scenario, serve: Serve | None = None, watch: Watch = QUICK) -> None:
@@ -228,7 +232,7 @@ def test_no_descriptor_is_left_after_200_requests_nor_after_the_end():
 # ---- death -----------------------------------------------------------------------------------------------------------
 
 
-def test_who_waits_when_the_worker_is_killed_is_told_and_later_requests_succeed():
+def test_who_waits_when_the_worker_is_killed_is_told():
     async def scenario(keeper: Supervisor) -> None:
         waiting = [asyncio.create_task(refused(keeper, **FOREVER)) for _ in range(5)]
         embedding = asyncio.create_task(keeper.embed(["wait"]))

@@ -44,7 +44,7 @@ def check_the_same_as_alone(client: Client) -> None:
         assert heard.text() == alone(text, *photos)
         assert heard.done[0].finish in ("stop", "length")
         assert 1 <= heard.done[0].completion <= 12
-        assert len(heard.pieces) > 1, "it came piece by piece"
+        assert len(heard.pieces) >= heard.done[0].completion // 2, "it came piece by piece"
 
 
 def check_neighbours(client: Client) -> None:
@@ -141,7 +141,7 @@ def check_the_pictures_are_those_that_came(client: Client) -> None:
     first = client.ask(replace(one, ask=replace(one.ask, logprobs=True)))
     second = client.ask(replace(other, ask=replace(other.ask, logprobs=True)))
     told = [client.hear(id).tokens()[0]["logprob"] for id in (first, second)]
-    assert told[0] != told[1]
+    assert abs(told[0] - told[1]) > 1e-3, "not the same picture, computed in another order"
     misses = client.counters()["picture_misses"]
     client.says(one)
     assert client.counters()["picture_misses"] == misses, "and it is known again"
@@ -346,12 +346,12 @@ def test_a_request_that_a_stop_string_ended_counts_as_ended(client):
     assert after["cancelled"] == before["cancelled"]
 
 
-def check_descriptors(client: Client) -> None:
+def check_descriptors(client: Client, requests: int = 200) -> None:
     client.says(question(COLOUR, picture(1)))
     before = len(os.listdir("/proc/self/fd"))
-    for number in range(200):
+    for number in range(requests):
         asked = question(COLOUR, picture(number % 5), sampling={"max_new_tokens": 1})
-        if number % 4 == 0:
+        if number % 2 == 0:
             asked = replace(asked, ask=replace(asked.ask, shape=[9, 9]))
         id = client.ask(asked)
         if number % 3 == 0:
