@@ -20,28 +20,15 @@ from itertools import count
 import numpy as np
 
 from internvl.errors import InternVLError
+from internvl.serving import wire
 from internvl.serving.backend import Facts
 from internvl.serving.incarnation import Incarnation
+from internvl.serving.memory import Memory
 from internvl.serving.refusal import Refusal, queue_full, unavailable
-from internvl.serving.wire import (
-    Ask,
-    Done,
-    Drop,
-    Embed,
-    Memory,
-    Message,
-    Piece,
-    Ping,
-    Pong,
-    Ready,
-    Refused,
-    Serve,
-    Vectors,
-)
 
 log = logging.getLogger("internvl.serving")
 
-Inbox = asyncio.Queue["Piece | Done | tuple[np.ndarray, int] | Refusal"]
+Inbox = asyncio.Queue["wire.Piece | wire.Done | tuple[np.ndarray, int] | Refusal"]
 """What has come for one request and was not taken yet. No longer than the answers, which are bounded."""
 
 MOST_UNSENT = 256
@@ -67,21 +54,21 @@ class Watch:
 class Supervisor:
     """One worker, kept alive. All methods are for the thread of the event loop in which it was started.
 
-    >>> supervisor = Supervisor(Serve(name="nano"))                              # doctest: +SKIP
+    >>> supervisor = Supervisor(wire.Serve(name="nano"))                          # doctest: +SKIP
     >>> await supervisor.start()                                                 # doctest: +SKIP
-    >>> async with contextlib.aclosing(supervisor.ask(Ask(id=0, ids=ids, sampling={}))) as answers:
+    >>> async with contextlib.aclosing(supervisor.ask(wire.Ask(id=0, ids=ids, sampling={}))) as answers:
     ...     async for said in answers: print(said)                               # doctest: +SKIP
     Piece(id=1, answer=0, text='Hi', tokens=())
     Done(id=1, answer=0, finish='stop', completion=2, reused=0, last=True)
     """
 
-    def __init__(self, serve: Serve, watch: Watch | None = None) -> None:
+    def __init__(self, serve: wire.Serve, watch: Watch | None = None) -> None:
         self._serve, self._watch = serve, watch or Watch()
         self._ids = count(1)
         self._worker: Incarnation | None = None
         """The one that is loaded and, as far as is known, lives."""
         self._latest: Incarnation | None = None
-        self._loading: asyncio.Future[Ready | Refused] | None = None
+        self._loading: asyncio.Future[wire.Ready | wire.Refused] | None = None
         self._waiting: dict[int, Inbox] = {}
         self._facts: Facts | None = None
         self._counters: Mapping[str, int] = {}
@@ -146,7 +133,7 @@ class Supervisor:
         finally:
             ended.cancel()
             self._loading = None
-        if isinstance(said, Refused):
+        if isinstance(said, wire.Refused):
             raise InternVLError(said.message)
         if said is None:
             how = f"the process {worker.why}" if worker.gone.is_set() else f"it took more than {patience:g} s"
@@ -190,7 +177,7 @@ class Supervisor:
         self._missed = 0
         while self._missed * self._watch.heartbeat < self._watch.patience:
             if not self._missed:
-                worker.post(Ping(id=next(self._ids)))
+                worker.post(wire.Ping(id=next(self._ids)))
             self._missed += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(worker.gone.wait(), self._watch.heartbeat)
@@ -206,7 +193,7 @@ class Supervisor:
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 
-    def ask(self, ask: Ask, memory: Memory | None = None) -> Answers:
+    def ask(self, ask: wire.Ask, memory: Memory | None = None) -> Answers:
         """Pass a request on; its id is given here. What comes is read from what is returned, which is to be closed.
 
         memory: the tiles. It is closed here, whatever happens. Raises `Refusal`: 503 where there is no worker, 429
@@ -222,7 +209,7 @@ class Supervisor:
 
         pixels: it is closed here, whatever happens. Raises `Refusal`.
         """
-        id, inbox = self._post(Embed(id=next(self._ids), texts=list(texts), shape=list(shape)), pixels)
+        id, inbox = self._post(wire.Embed(id=next(self._ids), texts=list(texts), shape=list(shape)), pixels)
         try:
             said = await inbox.get()
         except asyncio.CancelledError:
@@ -233,7 +220,7 @@ class Supervisor:
         assert isinstance(said, tuple)
         return said
 
-    def _post(self, message: Ask | Embed, memory: Memory | None) -> tuple[int, Inbox]:
+    def _post(self, message: wire.Ask | wire.Embed, memory: Memory | None) -> tuple[int, Inbox]:
         worker = self._worker
         if worker is None or worker.unsent >= MOST_UNSENT:
             if memory is not None:
@@ -247,37 +234,37 @@ class Supervisor:
     def _drop(self, id: int) -> None:
         """Nobody waits for it any more."""
         if self._waiting.pop(id, None) is not None and self._worker is not None:
-            self._worker.post(Drop(id=id))
+            self._worker.post(wire.Drop(id=id))
 
-    def _heard(self, message: Message, vectors: np.ndarray | None) -> None:
+    def _heard(self, message: wire.Message, vectors: np.ndarray | None) -> None:
         """What the latest worker says."""
         if self._loading is not None:
-            if isinstance(message, Ready | Refused) and not self._loading.done():
+            if isinstance(message, wire.Ready | wire.Refused) and not self._loading.done():
                 self._loading.set_result(message)
-        elif isinstance(message, Pong):
+        elif isinstance(message, wire.Pong):
             self._counters, self._missed = message.counters, 0
-        elif isinstance(message, Piece | Done | Refused | Vectors):
-            over = not isinstance(message, Piece) and not (isinstance(message, Done) and not message.last)
+        elif isinstance(message, wire.Piece | wire.Done | wire.Refused | wire.Vectors):
+            over = not isinstance(message, wire.Piece) and not (isinstance(message, wire.Done) and not message.last)
             inbox = self._waiting.pop(message.id, None) if over else self._waiting.get(message.id)
             if inbox is None:  # nobody waits for it any more
                 return
-            if isinstance(message, Vectors):
+            if isinstance(message, wire.Vectors):
                 assert vectors is not None
                 inbox.put_nowait((vectors, message.tokens))
-            elif isinstance(message, Refused):
+            elif isinstance(message, wire.Refused):
                 inbox.put_nowait(Refusal(message.message, status=message.status, param=message.param,
                                          code=message.code, retry_after=message.retry_after))  # fmt: skip
             else:
                 inbox.put_nowait(message)
 
 
-class Answers(AsyncIterator[Piece | Done]):
+class Answers(AsyncIterator[wire.Piece | wire.Done]):
     """What comes of a request, to the last Done; or a `Refusal`. Whoever stops earlier closes it."""
 
     def __init__(self, inbox: Inbox, drop: Callable[[], None]) -> None:
         self._inbox, self._drop, self._over = inbox, drop, False
 
-    async def __anext__(self) -> Piece | Done:
+    async def __anext__(self) -> wire.Piece | wire.Done:
         if self._over:
             raise StopAsyncIteration
         try:
@@ -288,8 +275,8 @@ class Answers(AsyncIterator[Piece | Done]):
         if isinstance(said, Refusal):
             self._over = True
             raise said
-        assert isinstance(said, Piece | Done)
-        self._over = isinstance(said, Done) and said.last
+        assert isinstance(said, wire.Piece | wire.Done)
+        self._over = isinstance(said, wire.Done) and said.last
         return said
 
     def close(self) -> None:
