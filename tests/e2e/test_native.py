@@ -109,7 +109,7 @@ def test_one_tile_where_detail_is_low(client):
     for detail in ("low", "high"):
         part = {"type": "image_url", "image_url": {"url": data(wide.getvalue()), "detail": detail}}
         content = [part, {"type": "text", "text": "What?"}]
-        body = {"model": "nano", "max_tokens": 1, "messages": [{"role": "user", "content": content}]}
+        body = {"model": "nano", "max_tiles": 6, "max_tokens": 1, "messages": [{"role": "user", "content": content}]}
         tokens[detail] = answered(client, body)["usage"]["prompt_tokens_details"]["image_tokens"]
     assert 0 < tokens["low"] < tokens["high"]
 

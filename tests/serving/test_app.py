@@ -150,6 +150,12 @@ def test_a_fault_is_told_to_the_log_and_not_to_the_client(caplog):
     assert any("echo.py" in place for place in fault["at"])
 
 
+def test_there_must_be_something_to_continue():
+    with served() as client:
+        answer = client.post("/v1/completions", json={"model": "echo", "prompt": []})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+
+
 def test_the_first_bad_prompt_ends_all():
     backend = Echo(refuse=Refusal("no", param="prompt"))
     with served(backend) as client:
@@ -284,6 +290,7 @@ def test_the_document_knows_every_route_and_field():
     chatting = document["components"]["schemas"]["ChatRequest"]
     assert {"messages", "tools", "max_tiles", "audio"} <= set(chatting["properties"])
     assert chatting["additionalProperties"] is False
+    assert chatting["properties"]["model"]["enum"] == ["echo"]
     text = json.dumps(document)
     for name in {part.partition('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"], name

@@ -73,10 +73,10 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     app.add_middleware(Watch, metrics=metrics)
 
     @cache
-    def openapi() -> dict[str, Any]:
-        return published.document(app, keyed=bool(settings.keys))
+    def openapi(is_ready: bool) -> dict[str, Any]:
+        return published.document(app, keyed=bool(settings.keys), served=running.named if is_ready else {})
 
-    app.openapi = openapi
+    app.openapi = lambda: openapi(backend.ready)
     return app
 
 

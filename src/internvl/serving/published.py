@@ -265,11 +265,18 @@ class Embeddings(Described):
     usage: EmbeddingUsage
 
 
+class CutPicture(Described):
+    width: int
+    height: int
+    tiles: int = Field(description="The thumbnail is one of them.")
+
+
 class Tokenized(Described):
     count: int
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None
+    images: list[CutPicture] = Field(default=[], description="Extension: the pictures of a conversation, as seen.")
 
 
 class Health(Described):
@@ -292,7 +299,7 @@ def told(
     statuses = sorted({*ALWAYS, *of_requests, *errors})
     responses: dict[int, dict[str, Any]] = {200: {"model": answer, "description": "The answer."}}
     if stream:
-        responses[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        responses[200]["content"] = {"text/event-stream": {}}
     responses |= {status: {"model": Error, "description": REFUSED[status]} for status in statuses}
     said: dict[str, Any] = {"responses": responses, "response_model": None}
     if request:
@@ -301,12 +308,15 @@ def told(
     return said
 
 
-def document(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
-    """The OpenAPI document. What bodies may hold comes from the models that check them."""
+def document(app: FastAPI, *, keyed: bool, served: Mapping[type[Fields], str]) -> dict[str, Any]:
+    """The OpenAPI document. What bodies may hold comes from the models that check them; served: what each of them may
+    call the model, once that is known."""
     whole = get_openapi(title=TITLE, version=app.version, routes=app.routes, summary=app.summary)
     _, definitions = models_json_schema([(kind, "validation") for kind in REQUESTS], ref_template=REFERENCE)
     components = whole.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions.get("$defs", {}))
+    for kind, name in served.items():
+        components["schemas"][kind.__name__]["properties"]["model"] = {"title": "Model", "enum": [name]}
     if keyed:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         whole["security"] = [{"key": []}]

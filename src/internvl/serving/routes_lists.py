@@ -114,4 +114,5 @@ async def tokenize(request: Request) -> Response:
             raise Refusal(f"{name}: this field is not honoured here; leave it out", param=name,
                           code="unsupported_parameter")  # fmt: skip
     counted = await running.flights.fly(request.receive, running.backend.count(translate(asked, running.preset)))
-    return JSONResponse(replies.tokenized(counted.ids, facts.context))
+    tokens = replies.tokenized(counted.ids, facts.context, tiles=counted.tiles, sizes=counted.sizes)
+    return JSONResponse(tokens)

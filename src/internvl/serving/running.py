@@ -22,6 +22,8 @@ from internvl.serving.guards import note_of, refused
 from internvl.serving.logs import tell_fault
 from internvl.serving.metrics import Metrics
 from internvl.serving.refusal import Refusal, check_content_type, refusal_of
+from internvl.serving.responses import ResponsesRequest
+from internvl.serving.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
 from internvl.serving.settings import Settings
 from internvl.serving.translate import Order, Preset
 
@@ -46,6 +48,14 @@ class Running:
     @property
     def is_ready(self) -> bool:
         return not self.flights.draining and self.failure is None and self.backend.ready
+
+    @property
+    def named(self) -> dict[type[Fields], str]:
+        """What each kind of request calls the model."""
+        facts = self.backend.facts
+        kinds = (ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest)
+        found: dict[type[Fields], str] = dict.fromkeys(kinds, facts.model)
+        return found | ({} if facts.embedder is None else {EmbeddingRequest: facts.embedder})
 
     @property
     def preset(self) -> Preset:

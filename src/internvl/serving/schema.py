@@ -248,10 +248,16 @@ def no_ids(value: Any) -> Any:
     return value
 
 
+def _some(value: Any) -> Any:
+    if value == []:
+        raise refuse("there is nothing to continue; send at least one text")
+    return value
+
+
 class CompletionRequest(Drawn):
     """/v1/completions: a text, continued as it is, without roles and template."""
 
-    prompt: Annotated[Texts, at_most("prompts", "prompts"), BeforeValidator(no_ids)]
+    prompt: Annotated[Texts, at_most("prompts", "prompts"), BeforeValidator(no_ids), AfterValidator(_some)]
     logprobs: Annotated[int, Field(ge=0), at_most("top_logprobs")] | None = None
     """How many alternatives are reported beside each token."""
     only: ClassVar[Mapping[str, tuple[object, ...]]] = {
