@@ -15,8 +15,13 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
+from starlette.routing import Route
 
 from internvl.data.limits import MIB, Limits
 from internvl.errors import MissingExtra
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 
     from internvl.serving.settings import Settings
 
+T = TypeVar("T")
 PLACE = "/ui"
 SENT = Limits(bytes=64 * MIB, video_bytes=64 * MIB, clip_seconds=3600.0, frames=64, pages=32, local=False)
 """What may be added to a question."""
@@ -76,7 +82,12 @@ def mount(app: FastAPI, settings: Settings, *, votes: Path | None = None) -> Non
             yield state
 
     app.router.lifespan_context = cast(Any, lifespan)
+    app.router.routes.append(Route(PLACE, _to_the_page, methods=["GET"], include_in_schema=False))
     app.mount(PLACE, PageGuard(inner, gate, prefix=PLACE))
+
+
+async def _to_the_page(_: Request) -> RedirectResponse:
+    return RedirectResponse(PLACE + "/", 307)
 
 
 def own_endpoint(scope: Scope) -> Endpoint:
@@ -91,9 +102,11 @@ def _gradio(setup: Setup, place: str) -> FastAPI:
     from fastapi import FastAPI
 
     try:
-        from internvl.serving.page_layout import blocks_of, mounted
+        import_module("gradio")
     except ModuleNotFoundError as error:
         raise MissingExtra(f"the page needs {error.name}; pip install 'internvl[ui]'") from None
+    from internvl.serving.page_layout import blocks_of, mounted
+
     folder = Path(tempfile.mkdtemp(prefix="internvl-ui-")).resolve()
     desk = Desk(folder=folder, limits=setup.sent, opening=asyncio.Semaphore(OPENED_AT_ONCE))
     page = Page(setup.endpoint, desk, setup.votes, signed=bool(setup.gate.keys), most=setup.gate.upload)
@@ -106,4 +119,17 @@ def _gradio(setup: Setup, place: str) -> FastAPI:
             shutil.rmtree(folder, ignore_errors=True)
 
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    return mounted(outer, blocks_of(page), page, place)
+    return in_a_loop(lambda: mounted(outer, blocks_of(page), page, place))
+
+
+def in_a_loop(make: Callable[[], T]) -> T:
+    """What `make` makes: Gradio, where no event loop runs, would leave one behind for each of its locks."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+
+        async def made() -> T:
+            return make()
+
+        return asyncio.run(made())
+    return make()

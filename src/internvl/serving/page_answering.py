@@ -47,6 +47,7 @@ async def prepare(
     desk: Desk, talk: Talk, turn: Turn, files: Sequence[tuple[Path, str]], wishes: Wishes
 ) -> AsyncGenerator[None]:
     """Open what was sent. Afterwards the turn is waiting, or has failed."""
+    turn.sent = tuple(name for _, name in files)
     yield
     work = asyncio.ensure_future(desk.open(files, wishes.num_frames))
     stop = asyncio.ensure_future(talk.stopping.wait())
@@ -54,7 +55,7 @@ async def prepare(
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             turn.uploads = (*turn.uploads, *work.result())
-            turn.state = "waiting"
+            turn.sent, turn.state = (), "waiting"
         else:
             turn.state = "stopped"
     except Failed as error:
@@ -124,6 +125,7 @@ async def until(stream: AsyncGenerator[T], stopping: asyncio.Event) -> AsyncGene
             piece = asyncio.ensure_future(anext(stream))
             await asyncio.wait({piece, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not piece.done():
+                stop.result()
                 return
             try:
                 yield piece.result()

@@ -124,6 +124,7 @@ class Page:
             "busy": talk.is_busy,
             "turn": next((turn.number for turn in reversed(talk.turns)), 0),
             "language": talk.language,
+            "model": talk.model,
             "words": words_of(talk.language),
             "examples": [
                 {"number": place, "question": one.question[talk.language], "url": address_of(self._copy(one))}
@@ -166,7 +167,7 @@ class Page:
 
     async def again(self, talk: Talk, wishes: Wishes, endpoint: Endpoint) -> AsyncGenerator[None]:
         """The last answer once more."""
-        if talk.is_busy or not talk.turns:
+        if talk.is_busy or not talk.turns or talk.turns[-1].sent:  # what was sent is not there any more
             return
         talk.stopping.clear()
         async for _ in answer(talk, talk.turns[-1], wishes, endpoint):

@@ -54,6 +54,14 @@ OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 PERSON = "internvl.person"
 """Where the scope says whose key it was."""
 FILES = Path(__file__).parent / "page_files"
+STYLE = "/page.css"
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Cg fill='%237aa5f5'%3E"
+    "%3Crect width='24' height='24' rx='7'/%3E%3C/g%3E%3Cpath fill='%232257c4' d='M7 0h4.500v11.500H0V7a7 7 0 0 1 7-7z"
+    "M13 13h11v4a7 7 0 0 1-7 7h-4z'/%3E%3C/svg%3E"
+)
+HEAD = f'<link rel="stylesheet" href=".{STYLE}"><link rel="icon" href="{ICON}"></head>'.encode()
+"""What the page's own head has beside the library's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +99,7 @@ class PageGuard:
             return await answer(scope, receive, _with_headers(send, HEADERS))
         scope[PERSON] = answer
         most = self._gate.upload + SMALL_BODY if path == "/gradio_api/upload" else SMALL_BODY
-        sending = _with_headers(send, HEADERS)
+        sending = _of_files(send) if "/file=" in path else _with_headers(send, HEADERS)
         if path == "/":
             return await _marked(self._app, scope, receive, send)
         if path == "/gradio_api/queue/join":
@@ -115,6 +123,8 @@ class PageGuard:
             return _plain("this is larger than the page takes", 413)
         if path in SIGNING:
             return await self._sign(scope, path, receive)
+        if path == STYLE and scope["method"] == "GET":
+            return Response("\n".join(map(_read, ("talk.css", "page.css"))), media_type="text/css")
         if not is_used(scope["method"], path):
             return _plain("there is no such path", 404)
         person = self.person(headers)
@@ -209,7 +219,7 @@ class PageGuard:
 
 def sign_in_form(language: Language, action: str, wrong: str, status: int) -> Response:
     """The page on which a key is typed."""
-    text = (FILES / "sign_in.html").read_text(encoding="utf-8")
+    text = _read("sign_in.html")
     filled = {word: say(word, language) for word in ("title", "sign_in", "key_label", "key_info")}
     filled |= {"lang": "zh-CN" if language == "zh" else "en", "action": action}
     filled["wrong"] = f'<p role="alert">{say(wrong, language)}</p>' if wrong else ""
@@ -300,6 +310,28 @@ HEADERS = {
 """Nothing of the page comes from elsewhere, and nothing goes there."""
 
 
+PICTURES = ("image/png", "image/jpeg", "image/webp")
+"""What came in and is shown as what it is."""
+SENT = {
+    "Content-Type": "application/octet-stream",
+    "Content-Disposition": "attachment",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+"""Of everything else that came in: a browser saves it, and neither shows nor runs it."""
+
+
+def _of_files(send: Send) -> Send:
+    """Headers for what people sent."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kind = MutableHeaders(scope=message).get("content-type", "").partition(";")[0]
+            return await _with_headers(send, HEADERS if kind in PICTURES else HEADERS | SENT)(message)
+        await send(message)
+
+    return sending
+
+
 def _with_headers(send: Send, more: dict[str, str]) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -360,13 +392,21 @@ async def _marked(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> N
             body += message.get("body", b"")
 
     await app(scope, receive, held)
+    if scope["method"] == "HEAD" or started.get("status") != 200:
+        await send(started)
+        return await send({"type": "http.response.body", "body": body})
     nonce = secrets.token_urlsafe(16)
     # The library compiles the scripts of its components from text.
     policy = POLICY.format(script=f"'nonce-{nonce}' 'unsafe-eval'")
-    marked = re.sub(rb"<script(?=[\s>])", f'<script nonce="{nonce}"'.encode(), body)
+    body = re.sub(rb"<meta\s+(property|name)=\"(og|twitter):[^>]*>", b"", body)  # which speak of the library's makers
+    marked = re.sub(rb"<script(?=[\s>])", f'<script nonce="{nonce}"'.encode(), body).replace(b"</head>", HEAD, 1)
     finished = _with_headers(send, HEADERS | {"Content-Security-Policy": policy, "Content-Length": str(len(marked))})
     await finished(started)
-    await send({"type": "http.response.body", "body": marked if scope["method"] != "HEAD" else b""})
+    await send({"type": "http.response.body", "body": marked})
+
+
+def _read(name: str) -> str:
+    return (FILES / name).read_text(encoding="utf-8")
 
 
 def _plain(said: str, status: int) -> Response:

@@ -1,6 +1,6 @@
 """The page as Gradio draws it: our component, the settings beside it, and which event does what.
 
-Importing this imports Gradio.
+Gradio is imported when a page is made: whoever serves without one need not have it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import gradio as gr
-from gradio.routes import App
-from gradio.themes import Base
-
 from internvl.serving.page_ask import Endpoint, Failed
 from internvl.serving.page_desk import Page, asked_of, language_from, notice
 from internvl.serving.page_guard import PERSON
@@ -22,7 +18,9 @@ from internvl.serving.page_talk import Json, Talk, Wishes, whole
 from internvl.serving.page_words import Language, say
 
 if TYPE_CHECKING:
+    import gradio as gr
     from fastapi import FastAPI
+    from gradio.themes import Base
 
 log = logging.getLogger("internvl.page")
 FILES = Path(__file__).parent / "page_files"
@@ -61,6 +59,8 @@ class Layout:
 
 def blocks_of(page: Page) -> gr.Blocks:
     """Everything on the page, and what happens to it."""
+    import gradio as gr
+
     with gr.Blocks(title="InternVL", analytics_enabled=False, fill_width=True) as blocks:
         layout = _layout()
         _events(blocks, page, layout)
@@ -69,12 +69,15 @@ def blocks_of(page: Page) -> gr.Blocks:
 
 def mounted(outer: FastAPI, blocks: gr.Blocks, page: Page, place: str) -> FastAPI:
     """Gradio's application inside `outer`. All files lie in the page's own folder."""
+    import gradio as gr
+    from gradio.routes import App
+
     folder = str(page.desk.folder)
     blocks.queue(default_concurrency_limit=None, max_size=1000, api_open=False)
     gr.mount_gradio_app(
         outer, blocks, path="/", root_path=None if place == "/" else place, footer_links=[], run_history=False,
         allowed_paths=[folder], max_file_size=page.most, show_error=False, ssr_mode=False, enable_monitoring=False,
-        pwa=False, mcp_server=False, theme=_theme(), css_paths=[FILES / "talk.css", FILES / "page.css"],
+        pwa=False, mcp_server=False, theme=_theme(),
     )  # fmt: skip
     for block in blocks.blocks.values():
         block.GRADIO_CACHE = folder
@@ -87,6 +90,8 @@ def mounted(outer: FastAPI, blocks: gr.Blocks, page: Page, place: str) -> FastAP
 
 def _theme() -> Base:
     """Quiet greys and one blue; fonts of the machine only."""
+    from gradio.themes import Base
+
     letters = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "PingFang SC", "Noto Sans CJK SC",
                "Microsoft YaHei", "sans-serif")  # fmt: skip
     mono = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -97,6 +102,8 @@ def _theme() -> Base:
 
 
 def _layout() -> Layout:
+    import gradio as gr
+
     talk = gr.HTML(
         {},
         html_template=(FILES / "talk.html").read_text(encoding="utf-8"),
@@ -126,6 +133,8 @@ def _group(word: str, language: Language) -> str:
 
 
 def _slider(word: str, low: float, high: float, step: float, first: float) -> Any:
+    import gradio as gr
+
     return gr.Slider(
         low, high, first, step=step, label=say(word, "en"), info=say(f"{word}_info", "en"), elem_id=f"iv-set-{word}"
     )
@@ -154,6 +163,9 @@ def _inside(value: object, low: float, high: float, first: float) -> float:
     return min(max(float(cast(float, value)), low), high) if number and value == value else first
 
 
+EVENTS = ("ask", "again", "example", "stop", "undo", "new", "vote", "share", "tiles", "speak", "leave")
+"""Methods of `Wiring`, by the names under which the component says them."""
+
 # ---- what happens ----------------------------------------------------------------------------------------------------
 
 
@@ -169,12 +181,14 @@ class Wiring:
         talk = self.page.talk_of(request.session_hash or "", scope.get(PERSON, ""))
         return talk, self.page.endpoint(scope)
 
-    async def wishes(self, endpoint: Endpoint, values: Sequence[Any]) -> Wishes:
+    async def wishes(self, talk: Talk, endpoint: Endpoint, values: Sequence[Any]) -> Wishes:
         try:
             owners = await self.page.models(endpoint)
         except Failed:
             owners = {}  # the question itself will say what is wrong
-        return wishes_of(values, owners)
+        wishes = wishes_of(values, owners)
+        talk.model = wishes.model
+        return wishes
 
     async def growing(self, talk: Talk, steps: AsyncGenerator[None]) -> AsyncGenerator[Json]:
         """The page at each step, and at the end."""
@@ -191,20 +205,20 @@ class Wiring:
         talk, endpoint = self.who(request)
         asked = asked_of(_told(event), self.page.desk.folder)
         if asked.text or asked.files or asked.kept:
-            wishes = await self.wishes(endpoint, values)
+            wishes = await self.wishes(talk, endpoint, values)
             async for sight in self.growing(talk, self.page.ask(talk, asked, wishes, endpoint)):
                 yield sight
 
     async def again(self, event: gr.EventData, request: gr.Request, *values: Any) -> AsyncGenerator[Json]:
         talk, endpoint = self.who(request)
-        wishes = await self.wishes(endpoint, values)
+        wishes = await self.wishes(talk, endpoint, values)
         async for sight in self.growing(talk, self.page.again(talk, wishes, endpoint)):
             yield sight
 
     async def example(self, event: gr.EventData, request: gr.Request, *values: Any) -> AsyncGenerator[Json]:
         talk, endpoint = self.who(request)
         number = whole(_told(event).get("number")) or 0
-        wishes = await self.wishes(endpoint, values)
+        wishes = await self.wishes(talk, endpoint, values)
         async for sight in self.growing(talk, self.page.example(talk, number, wishes, endpoint)):
             yield sight
 
@@ -232,7 +246,7 @@ class Wiring:
 
     async def tiles(self, event: gr.EventData, request: gr.Request, *values: Any) -> Json:
         talk, endpoint = self.who(request)
-        wishes = await self.wishes(endpoint, values)
+        wishes = await self.wishes(talk, endpoint, values)
         more = await self.page.tiles(talk, _told(event).get("turn"), wishes, endpoint)
         return self.page.sight(talk, **more)
 
@@ -246,9 +260,10 @@ class Wiring:
         except Failed as error:
             models, more = {}, notice(talk.language, error)
         names = list(models)
+        talk.model = talk.model if talk.model in names else next(iter(names), "")
         updates = [_renamed(component, word, talk.language) for component, word in self.layout.named]
-        updates[0] |= {"choices": [(name, name) for name in names], "value": names[0] if names else None}
-        groups = [gr.update(value=_group(word, talk.language)) for _, word in self.layout.groups]
+        updates[0] |= {"choices": [(name, name) for name in names], "value": talk.model or None}
+        groups = [_update(value=_group(word, talk.language)) for _, word in self.layout.groups]
         return [self.page.sight(talk, **more), *updates, *groups]
 
     async def leave(self, request: gr.Request) -> None:
@@ -267,12 +282,23 @@ def _scope(request: gr.Request) -> Json:
 
 def _renamed(component: Any, word: str, language: Language) -> Json:
     info: Json = {} if word == "model_label" else {"info": say(f"{word}_info", language)}
-    return gr.update(label=say(word, language), **info)
+    return _update(label=say(word, language), **info)
+
+
+def _update(**changed: Any) -> Json:
+    """What changes of a component."""
+    import gradio as gr
+
+    return gr.update(**changed)
 
 
 def _events(blocks: gr.Blocks, page: Page, layout: Layout) -> None:
     """Which event does what."""
+    import gradio as gr
+
     wiring = Wiring(page, layout)
+    for name in EVENTS:  # Gradio sees by types what it is to hand over
+        getattr(Wiring, name).__annotations__.update(event=gr.EventData, request=gr.Request)
     talk, settings = layout.talk, list(layout.settings)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 

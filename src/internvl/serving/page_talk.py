@@ -78,6 +78,8 @@ class Turn:
     """Never used again in a conversation."""
     text: str
     uploads: tuple[Upload, ...] = ()
+    sent: tuple[str, ...] = ()
+    """Names of files that are not open yet, or could not be opened."""
     answer: str = ""
     state: State = "waiting"
     model: str = ""
@@ -91,6 +93,7 @@ class Turn:
 
     @property
     def shown(self) -> tuple[Shown, ...]:
+        """All pictures of the question, in order."""
         return tuple(one for upload in self.uploads for one in upload.shown)
 
     @property
@@ -106,6 +109,8 @@ class Talk:
     turns: list[Turn] = field(default_factory=list["Turn"])
     count: int = 0
     """Turns that there ever were."""
+    model: str = ""
+    """That was chosen last."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by whoever wants the answer to end here."""
 
@@ -220,8 +225,7 @@ def content_of(turn: Turn) -> str | list[Json]:
 
 
 def _introduced(text: str, one: Shown) -> list[Json]:
-    # An empty text says that the pictures after it stand where they stand.
-    return [{"type": "text", "text": text}, _picture(one)]
+    return [*([{"type": "text", "text": text}] if text else []), _picture(one)]
 
 
 def _picture(one: Shown) -> Json:

@@ -161,11 +161,12 @@ def grid_of(tiles: int, size: tuple[int, int]) -> tuple[int, int]:
 def _grid(tiles: int, shown: Shown, view: View) -> tuple[str, str]:
     """The lines along which a picture was cut, and how many tiles that makes."""
     columns, rows = grid_of(tiles, shown.size)
-    down = (f'x1="{1000 * x / columns:g}" x2="{1000 * x / columns:g}" y1="0" y2="1000"' for x in range(1, columns))
-    across = (f'y1="{1000 * y / rows:g}" y2="{1000 * y / rows:g}" x1="0" x2="1000"' for y in range(1, rows))
-    lines = "".join(f"<line {ends}/>" for ends in (*down, *across))
+    down = (f"M{1000 * x / columns:g} 0V1000" for x in range(1, columns))
+    across = (f"M0 {1000 * y / rows:g}H1000" for y in range(1, rows))
+    lines = "".join((*down, *across))
     said = view.say("tiles_said", columns=columns, rows=rows) if lines else view.say("tile_said")
-    return f'<svg class="iv-grid" {OVER}>{lines}</svg>', said
+    line = f'<path d="{lines}"/>'
+    return f'<svg class="iv-grid" {OVER}>{line * 2}</svg>', said  # the wider one below shows on dark pictures
 
 
 def alt_of(upload: Upload, shown: Shown, number: int, language: Language) -> str:
@@ -218,13 +219,15 @@ def pictures(turn: Turn, view: View) -> str:
 def question(turn: Turn, view: View, *, editable: bool) -> str:
     """What a person asked."""
     text = f'<div class="iv-text">{escape(turn.text)}</div>' if turn.text else ""
+    names = "".join(f"<li>{escape(name)}</li>" for name in turn.sent)
+    sent = f'<ul class="iv-sent">{names}</ul>' if names else ""
     tools = ""
     if not view.alone:
         tools = _button("edit", turn, view) if editable else ""
         if turn.shown:
             tools += _button("tiles_off" if turn.tiles else "tiles", turn, view, act="tiles", pressed=bool(turn.tiles))
     row = f'<div class="iv-tools">{tools}</div>' if tools else ""
-    return f'<h3 class="iv-sr">{view.say("you")}</h3>{pictures(turn, view)}{text}{row}'
+    return f'<h3 class="iv-sr">{view.say("you")}</h3>{pictures(turn, view)}{sent}{text}{row}'
 
 
 def answer(turn: Turn, view: View, *, seen: Shown | None, last: bool) -> str:
@@ -240,7 +243,7 @@ def answer(turn: Turn, view: View, *, seen: Shown | None, last: bool) -> str:
         body += marked(seen, found, say("found", view.language), view)
     if turn.failure:
         word, filled = turn.failure
-        again = "" if view.alone or not last else _button("retry", turn, view, act="again", label=True)
+        again = "" if view.alone or not last or turn.sent else _button("retry", turn, view, act="again", label=True)
         body += f'<div class="iv-wrong" role="alert"><p>{view.say(word, **filled)}</p>{again}</div>'
     if took := took_of(turn, view):
         body += f'<p class="iv-took" aria-label="{view.say("usage")}">{took}</p>'
@@ -259,7 +262,7 @@ def _growing(turn: Turn, view: View) -> str:
 def _answer_tools(turn: Turn, view: View, last: bool) -> str:
     tools = _button("copy", turn, view) if turn.answer else ""
     if last:
-        tools += _button("again", turn, view) if not turn.failure else ""
+        tools += _button("again", turn, view) if not turn.failure and not turn.sent else ""
         tools += _button("undo", turn, view)
     if turn.answer:
         votes = ("up", "down", "flag")

@@ -253,11 +253,20 @@ def packed(vector: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def tokenized(ids: Sequence[int], context: int, texts: Sequence[str] | None = None) -> Json:
-    """/tokenize, as vLLM answers it."""
+def tokenized(
+    ids: Sequence[int],
+    context: int,
+    texts: Sequence[str] | None = None,
+    *,
+    tiles: Sequence[int] = (),
+    sizes: Sequence[tuple[int, int]] = (),
+) -> Json:
+    """/tokenize, as vLLM answers it; and where there are pictures, as an extension, how each was cut."""
+    images = [{"width": size[0], "height": size[1], "tiles": count} for size, count in zip(sizes, tiles, strict=True)]
     return {
         "count": len(ids),
         "max_model_len": context,
         "tokens": list(ids),
         "token_strs": None if texts is None else list(texts),
+        **({"images": images} if images else {}),
     }

@@ -26,6 +26,7 @@ function draw() {
   log.setAttribute('aria-busy', String(busy));
   $('.iv-send[type=submit]').hidden = busy;
   $('.iv-stop').hidden = !busy;
+  $('.iv-model').textContent = next.model || '';
   root.classList.toggle('iv-empty', next.items.length === 0);
   root.classList.toggle('iv-voting', next.votes);
   for (const act of ['new', 'share']) $('[data-act=' + act + ']').disabled = next.items.length === 0 || (busy && act === 'share');
