@@ -32,8 +32,8 @@ class Echo:
 
     facts: Facts = FACTS
     ready: bool = False
-    reply: str | None = None
-    """What is answered instead."""
+    reply: str | list[str] | None = None
+    """What is answered instead, a letter or a piece at a time."""
     pause: float = 0.0
     """Seconds between two tokens."""
     refuse: Refusal | Exception | None = None

@@ -234,14 +234,15 @@ def test_models_and_tokens():
         one = client.get("/v1/models/echo").json()
         none = client.get("/v1/models/some/other")
         tokens = client.post("/tokenize", json={"prompt": "abc"}).json()
-        strings = client.post("/tokenize", json={"prompt": "abc", "return_token_strs": True})
+        wrong = [{"return_token_strs": True}, {"add_special_tokens": False}]
+        refused = [client.post("/tokenize", json={"prompt": "abc", **one}).json()["error"] for one in wrong]
     published.Models.model_validate(listed)
     published.Tokenized.model_validate(tokens)
     assert [model["id"] for model in listed["data"]] == ["echo", "echo-c"]
     assert one == listed["data"][0]
     assert none.status_code == 404
     assert tokens["tokens"] == list(b"abc")
-    assert strings.json()["error"]["param"] == "return_token_strs"
+    assert [one["param"] for one in refused] == ["return_token_strs", "add_special_tokens"]
 
 
 def test_counters_tell_what_happened():

@@ -110,6 +110,15 @@ def test_a_slow_reader_holds_up_nobody_else():
         until(lambda: backend.open == 0, "the answer is dropped")
 
 
+def test_whoever_does_not_read_is_given_up(monkeypatch):
+    monkeypatch.setattr("internvl.serving.running.LAST_SECONDS", 0.2)
+    with listening(Echo(reply=["x" * 100_000] * 1000), request_seconds=2.0) as server, server.client() as client:
+        connection = ask(server, LONG | {"stream": True})
+        until(lambda: "internvl_requests_gone_total 1.0" in client.get("/metrics").text, "it is given up")
+        assert server.backend.open == 0
+        connection.close()
+
+
 def test_a_bad_request_beside_a_good_one():
     backend = Echo(pause=0.01)
     with listening(backend) as server, server.client() as client:

@@ -62,7 +62,7 @@ TAKEN = [
     (ResponsesRequest, {"model": "m", "input": [{"role": "user", "content": "Hi"}], "truncation": "disabled"}),
     (EmbeddingRequest, {"model": "m", "input": "Hi", "encoding_format": "base64"}),
     (EmbeddingRequest, {"model": "m", "input": ["Hi", image(), {"type": "text", "text": "a"}], "user": "u"}),
-    (TokenizeRequest, {"prompt": "Hi", "add_special_tokens": False, "return_token_strs": True}),
+    (TokenizeRequest, {"prompt": "Hi", "add_special_tokens": True, "return_token_strs": False}),
     (TokenizeRequest, {"model": "m", "messages": HI, "add_generation_prompt": True, "tools": [ADD]}),
 ]
 

@@ -26,8 +26,8 @@ def test_the_api_is_what_it_says_it_is(tmp_path):
         pytest.skip("schemathesis is not installed")
     with listening(keys=(KEY,)) as server:
         done = subprocess.run(
-            [PROGRAM, "run", f"{server.address}/openapi.json", "--seed", "1", "--header", f"Authorization: Bearer {KEY}",
-             "--max-examples", EXAMPLES, "--checks", "all", "--no-color",
+            [PROGRAM, "run", f"{server.address}/openapi.json", "--header", f"Authorization: Bearer {KEY}",
+             "--seed", "1", "--max-examples", EXAMPLES, "--checks", "all", "--no-color",
              # What fits each field can still contradict itself, which a schema cannot say.
              "--exclude-checks", "positive_data_acceptance"],
             cwd=tmp_path, capture_output=True, text=True, check=False,

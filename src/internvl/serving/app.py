@@ -30,6 +30,8 @@ from internvl.serving.running import Running
 from internvl.serving.settings import Settings
 
 PREFLIGHT_SECONDS = 600
+NOT_SENT: Any = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
+"""Newer versions of FastAPI tell collectors, where the environment names some; what is counted here is at /metrics."""
 
 
 def create_app(settings: Settings, backend: Backend) -> FastAPI:
@@ -56,7 +58,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     app = FastAPI(
         title=published.TITLE, version=metadata.version("internvl"),
         summary="Vision-language models behind OpenAI's API.",
-        docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
+        docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan, telemetry=NOT_SENT,
     )  # fmt: skip
     app.state.running = running
     app.router.routes += [*routes.router.routes, *routes_lists.router.routes]

@@ -106,13 +106,6 @@ async def tokenize(request: Request) -> Response:
     asked = await running.read(request, TokenizeRequest)
     facts = running.backend.facts
     check_model(asked.model, [facts.model])
-    for name, is_asked in (
-        ("return_token_strs", asked.return_token_strs),
-        ("add_special_tokens", asked.prompt is not None and asked.add_special_tokens is False),
-    ):
-        if is_asked:
-            raise Refusal(f"{name}: this field is not honoured here; leave it out", param=name,
-                          code="unsupported_parameter")  # fmt: skip
     counted = await running.flights.fly(request.receive, running.backend.count(translate(asked, running.preset)))
     tokens = replies.tokenized(counted.ids, facts.context, tiles=counted.tiles, sizes=counted.sizes)
     return JSONResponse(tokens)

@@ -29,6 +29,8 @@ from internvl.serving.translate import Order, Preset
 
 R = TypeVar("R", bound=Fields)
 
+LAST_SECONDS = 10.0
+"""In which a client takes the end of a stream that breaks off."""
 SMALL = 32 * 1024
 """Bytes of a request that is checked at once; larger ones are checked in another thread."""
 
@@ -123,9 +125,21 @@ class Stream(Response):
             if not self._begun:
                 await refused(refusal)(scope, receive, send)
                 return
-            for event in self._fail(refusal):
-                await self._send(event, send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if not await self._ended(self._fail(refusal), send):
+                raise Gone from None
+            return
+        await self._ended((), send)
+
+    async def _ended(self, events: Iterable[bytes], send: Send) -> bool:
+        """The last of a stream; whether it could be sent to a client that may have stopped reading."""
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                for event in events:
+                    await self._send(event, send)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            return False
+        return True
 
     async def _all(self, send: Send) -> None:
         comments = asyncio.ensure_future(self._comments(send))

@@ -333,10 +333,10 @@ class TokenizeRequest(Fields):
     max_tiles: Annotated[int, Field(ge=1), at_most("tiles", "tiles")] | None = None
     num_frames: Annotated[int, Field(ge=1), at_most("frames", "frames")] | None = None
     add_special_tokens: bool | None = None
-    """Of a text: whether what the tokenizer puts before every text is counted; true if it is not said."""
-    return_token_strs: bool | None = None
+    """Of a text, which is counted as it is continued: true. Of a conversation, whose template has them: false."""
     only: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        name: accepted for name, accepted in NOT_TEMPLATED.items() if name != "add_special_tokens"
+        **{name: accepted for name, accepted in NOT_TEMPLATED.items() if name != "add_special_tokens"},
+        "return_token_strs": (None, False),
     }
 
     @model_validator(mode="after")
@@ -347,6 +347,9 @@ class TokenizeRequest(Fields):
             for name in ("tools", "max_tiles", "num_frames"):
                 if getattr(self, name) is not None:
                     raise refuse("it belongs to messages; leave it out", at=name)
+            if self.add_special_tokens is False:
+                raise refuse("a text is counted as it is continued, with what every text begins with; leave it out",
+                             kind="not_honoured", at="add_special_tokens")  # fmt: skip
             return self
         if self.add_special_tokens:
             raise refuse("a conversation has the template's own; leave it out", kind="not_honoured",
