@@ -185,3 +185,12 @@ def test_a_flight_ends_in_one_of_four_ways():
         assert len(flights) == 0
 
     asyncio.run(main())
+
+
+def test_answers_are_sent_at_once():
+    """Without TCP_NODELAY each answer would wait for 40 ms, until the client says that it has its headers."""
+    with listening() as server, server.client() as client:
+        assert client.get("/health").status_code == 200
+        [connection] = server.server.server_state.connections
+        own = connection.transport.get_extra_info("socket")
+        assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

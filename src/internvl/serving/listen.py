@@ -40,10 +40,11 @@ def bind(settings: Settings) -> socket.socket:
     """The socket that is listened on. Raises UsageError if the address cannot be had."""
     host, port = settings.host, settings.port
     try:
-        [(family, kind, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
         raise UsageError(f"host {host} has no address; give 127.0.0.1, 0.0.0.0 or one of this machine's") from None
-    listener = socket.socket(family, kind)
+    # asyncio sends at once (TCP_NODELAY) only where a socket says that it is TCP; else an answer waits for 40 ms.
+    listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
