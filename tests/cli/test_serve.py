@@ -89,9 +89,8 @@ def test_it_serves_and_ends_as_it_is_told():
     served = Served("--slots", "2", "--no-ui", "--no-api-key")
     try:
         until(served.is_ready, "the server is ready")
-        log = served.log()
-        assert f"internvl serves nano at {served.url}" in log
-        assert "curl " in log
+        until(lambda: "curl " in served.log(), "it says how to try it")
+        assert f"internvl serves nano at {served.url}" in served.log()
         workers = served.processes()
         assert len(workers["worker"]) == 1
         served._process.send_signal(signal.SIGINT)
