@@ -21,24 +21,31 @@ from PIL import Image
 MISSING = [name for name in ("playwright", "gradio") if importlib.util.find_spec(name) is None]
 CHROMIUM = os.environ.get("INTERNVL_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 if MISSING or not CHROMIUM:
-    pytest.skip(f"a browser walks the page only where there are playwright, gradio and chromium (missing: "
-                f"{', '.join(MISSING) or 'chromium; or say where with INTERNVL_CHROMIUM'})", allow_module_level=True)  # fmt: skip
+    what = ", ".join(MISSING) or "chromium; or say where it is with INTERNVL_CHROMIUM"
+    pytest.skip(f"a browser walks the page where there are playwright, gradio and chromium; missing: {what}",
+                allow_module_level=True)  # fmt: skip
 
-import uvicorn
-from playwright.sync_api import Page as Tab
-from playwright.sync_api import expect, sync_playwright
+import uvicorn  # noqa: E402
+from playwright.sync_api import Page as Tab  # noqa: E402
+from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
-from internvl.serving.page import Endpoint, Setup, page_app
-from internvl.serving.page_words import WORDS, say
-from internvl.serving.refusal import Refusal, queue_full
-from tests.serving.echo import KEY, Echo, listening
+from internvl.serving.page import Endpoint, Setup, page_app  # noqa: E402
+from internvl.serving.page_words import WORDS, say  # noqa: E402
+from internvl.serving.refusal import Refusal, queue_full  # noqa: E402
+from tests.e2e.served import running as served_for_real  # noqa: E402
+from tests.serving.echo import KEY, Echo, listening  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*no_silent_downcasting"),  # of gradio's own, where it counts its events
+]
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-default-apps", "--no-first-run", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
 )  # fmt: skip
 PATIENCE = 60_000
+"""Milliseconds for whatever must happen; the machine may be busy."""
+expect.set_options(timeout=PATIENCE)
 EXAMPLES = Path(__file__).parents[2] / "src" / "internvl" / "nano" / "examples"
 
 
@@ -87,19 +94,26 @@ def site(echo, votes):
 
 
 @contextmanager
-def tab(browser, address: str, **more):
-    """A tab of its own; afterwards, that nothing went wrong in it and nothing left this machine."""
+def tab(browser, address: str, *, refused: int = 0, **more):
+    """A tab of its own; afterwards, that nothing went wrong in it and nothing left this machine.
+
+    refused: the one status that the test is about.
+    """
     context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, "locale": "en", **more})
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+    page.on("console", lambda line: wrong.append(line.text) if is_fault(line, refused) else None)
     page.on("request", lambda one: None if is_near(one.url) else wrong.append(f"outside: {one.url}"))
     page.goto(address)
     yield page
     context.close()
     assert not wrong
+
+
+def is_fault(line, refused: int) -> bool:
+    return line.type == "error" and not (refused and f"status of {refused}" in line.text)
 
 
 def is_near(url: str) -> bool:
@@ -121,8 +135,8 @@ def ask(page: Tab, text: str) -> None:
 
 
 def ended(page: Tab) -> None:
-    expect(page.locator(".iv-stop")).to_be_hidden(timeout=PATIENCE)
-    expect(page.locator(".iv-item.model").last.locator(".iv-took, .iv-wrong")).to_have_count(1, timeout=PATIENCE)
+    expect(page.locator(".iv")).to_have_attribute("data-busy", "false")
+    expect(page.locator(".iv-item.model").last.locator(".iv-took, .iv-wrong").first).to_be_visible()
 
 
 def add(page: Tab, *files: Path | str) -> None:
@@ -210,11 +224,15 @@ def test_an_answer_grows_and_is_stopped_by_button_and_key(browser, site, backend
             ended(page)
             assert "stopped" in page.locator(".iv-took").last.inner_text()
             assert 0 < len(answers(page)[-1]) < 900
+        page.fill("#iv-question", "word " * 200)
+        page.press("#iv-question", "Enter")
+        expect(page.locator(".iv-growing").last).to_contain_text("word word")
+        assert backend.open == 1
     for _ in range(200):
         if not backend.open:
             break
         threading.Event().wait(0.05)
-    assert backend.open == 0, "the server lets go of what was stopped"
+    assert backend.open == 0, "the server lets go of what was stopped, and of whom closed the tab"
 
 
 def test_shift_enter_is_a_line_and_nothing_is_sent_twice(browser, site, backend):
@@ -283,11 +301,11 @@ def test_pages_and_frames_are_shown_as_they_are_sent(browser, site, backend, tmp
         set_number(page, "temperature", 0.5)
         set_number(page, "top_k", 7)
         set_number(page, "max_tiles", 4)
-        page.locator("#iv-set-seed input").fill("11")
+        page.locator("#iv-set-seed").locator("input, textarea").fill("11")
         page.locator("#iv-set-system textarea").fill("Be kind.")
         page.keyboard.press("Tab")
         page.locator(".iv-settings-head button").click()
-        add(page, tmp_path / "d.pdf", tmp_path / "v.mp4")
+        add(page, tmp_path / "v.mp4", tmp_path / "d.pdf")
         ask(page, "What?")
         assert "2 pages" in page.locator(".iv-strip").first.inner_text()
         assert "3 frames" in page.locator(".iv-strip").last.inner_text()
@@ -369,12 +387,15 @@ def test_what_goes_wrong_is_told_in_one_line_and_can_be_tried_again(browser, sit
         assert "Try again in 7 s" in page.locator(".iv-wrong").last.inner_text()
         backend.refuse = Refusal("n is 99, at most 8 are answered")
         press(page, "again")
+        ended(page)
         expect(page.locator(".iv-wrong").last).to_contain_text("at most 8 are answered")
         backend.refuse, backend.breaks_after = Refusal("the model fell", status=500), 2
         press(page, "again")
+        ended(page)
         expect(page.locator(".iv-wrong").last).to_contain_text("the model fell")
         backend.refuse = backend.breaks_after = None
         press(page, "again")
+        ended(page)
         expect(page.locator(".iv-item.model .iv-text").last).to_have_text("busy")
         expect(page.locator(".iv-wrong")).to_have_count(1)
 
@@ -401,6 +422,7 @@ def test_a_phone_and_the_dark(browser, site, backend):
         expect(page.locator(".iv-welcome")).to_be_visible()
         assert not is_dark(page), "the choice is remembered"
         press(page, "settings")
+        page.wait_for_function("document.getElementById('iv-settings').getAnimations().length === 0")
         panel = page.locator("#iv-settings").bounding_box()
         assert panel["x"] >= 0
         assert panel["x"] + panel["width"] <= 361
@@ -435,9 +457,8 @@ def test_with_the_keyboard_alone(browser, site, backend):
 def test_in_a_server_one_signs_in_with_a_key(browser):
     with (
         listening(Echo(), ui=True, keys=(KEY,)) as server,
-        tab(browser, f"{server.address}/v1/models") as page,
+        tab(browser, f"{server.address}/ui", refused=401) as page,
     ):
-        page.goto(f"{server.address}/ui")
         expect(page.get_by_label(WORDS["key_label"][0])).to_be_focused()
         page.keyboard.type("wrong")
         page.keyboard.press("Enter")
@@ -451,3 +472,14 @@ def test_in_a_server_one_signs_in_with_a_key(browser):
         assert page.evaluate("document.cookie") == ""
         press(page, "sign_out")
         expect(page.get_by_label(WORDS["key_label"][0])).to_be_visible()
+
+
+def test_the_embedded_model_answers(browser):
+    """`internvl serve` as people start it: reading, tiles and figures are the real ones."""
+    with served_for_real() as server, tab(browser, f"http://127.0.0.1:{server.port}/ui/") as page:
+        page.locator(".iv-example").first.click()
+        ended(page)
+        assert answers(page)[0]
+        assert re.search(r"question \d+ · of which pictures \d+", page.locator(".iv-took").inner_text())
+        page.locator("[data-act=tiles]").click()
+        expect(page.locator(".iv-shown figcaption")).to_have_text(say("tile_said", "en"))

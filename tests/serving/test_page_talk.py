@@ -33,6 +33,7 @@ from internvl.serving.page_talk import (
     content_of,
     messages_of,
     request_of,
+    seed_of,
     whole,
 )
 from internvl.serving.page_view import View, answer_text, grid_of, items, markdown, regions
@@ -146,6 +147,13 @@ def test_every_setting_makes_a_request_that_the_server_understands(
 @pytest.mark.parametrize(("value", "number"), [(3.0, 3), (None, None), ("7", None), (float("nan"), None), (True, None)])
 def test_a_number_field_may_hold_anything(value, number):
     assert whole(value) == number
+
+
+@pytest.mark.parametrize(
+    ("typed", "seed"), [("", None), (" 7 ", 7), ("-3", -3), ("1e3", None), ("٣", None), (None, None)]
+)
+def test_a_seed_is_a_whole_number_or_none(typed, seed):
+    assert seed_of(typed) == seed
 
 
 @pytest.mark.parametrize("data", [None, [], "x", {"files": "x"}, {"files": [1, {"place": 3}], "since": "1"}])

@@ -54,7 +54,8 @@ async def prepare(
     try:
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
-            turn.uploads = (*turn.uploads, *work.result())
+            # Frames stand last in what is sent, and so in what is seen.
+            turn.uploads = tuple(sorted((*turn.uploads, *work.result()), key=lambda upload: upload.is_video))
             turn.sent, turn.state = (), "waiting"
         else:
             turn.state = "stopped"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from internvl.serving.page_ask import Endpoint, Failed
 from internvl.serving.page_desk import Page, asked_of, language_from, notice
 from internvl.serving.page_guard import PERSON
-from internvl.serving.page_talk import Json, Talk, Wishes, whole
+from internvl.serving.page_talk import Json, Talk, Wishes, seed_of, whole
 from internvl.serving.page_words import Language, say
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _layout() -> Layout:
         )
         answering = gr.Markdown(_group("group_answer", "en"), elem_classes="iv-group")
         drawn = [_slider(*row) for row in ANSWERING]
-        seed = gr.Number(None, precision=0, label=say("seed", "en"), info=say("seed_info", "en"), elem_id="iv-set-seed")
+        seed = gr.Textbox("", max_lines=1, label=say("seed", "en"), info=say("seed_info", "en"), elem_id="iv-set-seed")
         sight = gr.Markdown(_group("group_sight", "en"), elem_classes="iv-group")
         seen = [_slider(*row) for row in SIGHT]
     words = [row[0] for row in (*ANSWERING, *SIGHT)]
@@ -149,11 +149,10 @@ def wishes_of(values: Sequence[Any], owners: dict[str, str | None]) -> Wishes:
         _inside(value, low, high, first) for value, (_, low, high, _, first) in zip((*drawn, *seen), rows, strict=True)
     )
     name = str(model) if model else next(iter(owners), "")
-    found = whole(seed)
     return Wishes(
         model=name, owner=owners.get(name), system=str(system or ""), temperature=temperature, top_p=top_p,
         top_k=int(top_k), repetition_penalty=repetition, max_tokens=int(max_tokens),
-        seed=found if found is not None and abs(found) < 2**63 else None, max_tiles=int(max_tiles),
+        seed=seed_of(seed), max_tiles=int(max_tiles),
         num_frames=int(num_frames),
     )  # fmt: skip
 
@@ -163,7 +162,7 @@ def _inside(value: object, low: float, high: float, first: float) -> float:
     return min(max(float(cast(float, value)), low), high) if number and value == value else first
 
 
-EVENTS = ("ask", "again", "example", "stop", "undo", "new", "vote", "share", "tiles", "speak", "leave")
+EVENTS = ("ask", "again", "example", "stop", "undo", "new", "vote", "save", "tiles", "speak", "leave")
 """Methods of `Wiring`, by the names under which the component says them."""
 
 # ---- what happens ----------------------------------------------------------------------------------------------------
@@ -240,7 +239,7 @@ class Wiring:
         self.page.vote(talk, told.get("turn"), told.get("vote"), told.get("reason"))
         return self.page.sight(talk)
 
-    async def share(self, request: gr.Request) -> Json:
+    async def save(self, request: gr.Request) -> Json:
         talk, _ = self.who(request)
         return self.page.sight(talk, **self.page.share(talk))
 
@@ -312,7 +311,7 @@ def _events(blocks: gr.Blocks, page: Page, layout: Layout) -> None:
     on("undo", wiring.undo)
     on("new", wiring.new)
     on("vote", wiring.vote)
-    on("share", wiring.share)
+    on("save", wiring.save)
     on("tiles", wiring.tiles, settings)
     words = [component for component, _ in (*layout.named, *layout.groups)]
     on("speak", wiring.speak, outputs=(talk, *words))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,10 @@ class Upload:
 
     name: str
     shown: tuple[Shown, ...]
+
+    @property
+    def is_video(self) -> bool:
+        return any(one.kind == "frame" for one in self.shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +164,16 @@ def whole(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return int(value)
+
+
+def seed_of(text: object) -> int | None:
+    """What was typed as a seed; None where it is no whole number that servers take.
+
+    >>> seed_of(" 7 "), seed_of(""), seed_of("x")
+    (7, None, None)
+    """
+    typed = str(text or "").strip()
+    return int(typed) if re.fullmatch(r"-?[0-9]{1,18}", typed) else None
 
 
 def request_of(wishes: Wishes, messages: Sequence[Json]) -> Json:

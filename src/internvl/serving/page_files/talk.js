@@ -23,7 +23,7 @@ function draw() {
   draw_items(next.items);
   $('.iv-welcome').hidden = next.items.length > 0;
   log.hidden = next.items.length === 0;
-  log.setAttribute('aria-busy', String(busy));
+  log.setAttribute('aria-busy', String(busy)); root.dataset.busy = String(busy);
   $('.iv-send[type=submit]').hidden = busy;
   $('.iv-stop').hidden = !busy;
   $('.iv-model').textContent = next.model || '';
@@ -139,7 +139,7 @@ function send() {
 }
 
 function await_answer() {
-  busy = true; following = true;
+  busy = true; following = true; root.dataset.busy = 'true';
   clearTimeout(silence);
   silence = setTimeout(() => { busy = false; notice(say('away')); }, 60000);
 }
@@ -208,7 +208,7 @@ function theme(dark) { document.body.classList.toggle('dark', dark); document.do
 
 const acts = {
   new: () => { cancel(); trigger('new'); text.focus(); },
-  share: () => trigger('share'),
+  share: () => trigger('save'),  // the library keeps the name share to itself
   language: () => { const next = sight.language === 'zh' ? 'en' : 'zh'; store('language', next); trigger('speak', { language: next }); },
   theme: () => { theme(!is_dark()); store('theme', is_dark() ? 'dark' : 'light'); },
   settings: () => show_settings(!settings()?.classList.contains('iv-open')),

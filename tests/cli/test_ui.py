@@ -1,0 +1,66 @@
+"""`internvl ui`: what it is started with, and that it starts."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from internvl.cli.main import run
+
+URL = "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--endpoint", URL, "--model", "nano"], "--endpoint is a server that runs"),
+        (["--endpoint", "localhost:8000", "--port", "0"], "expected an address such as"),
+        (["--host", "0.0.0.0"], "there is no API key"),
+        (["--port", "70000"], "port is 70000"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(capsys, monkeypatch, options, said):
+    monkeypatch.delenv("INTERNVL_API_KEYS", raising=False)
+    assert run(["ui", "--no-browser", *options]) == 2
+    told = capsys.readouterr().err.strip()
+    assert said in told
+    assert "\n" not in told
+
+
+@pytest.mark.slow
+def test_the_page_for_a_server_elsewhere(tmp_path):
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("the page is drawn by gradio, which is not installed (pip install 'internvl[ui]')")
+    command = [sys.executable, "-m", "internvl", "ui", "--endpoint", URL, "--port", "0", "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
+                               env={**os.environ, "TMPDIR": str(tmp_path)})  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+        assert found, line
+        connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert b"gradio-app" in answer.read()
+        connection.close()
+        assert list(tmp_path.glob("internvl-ui-*"))
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        assert process.wait(60) in (0, 130)
+        assert time.monotonic() - begun < 50
+        assert not list(tmp_path.glob("internvl-ui-*")), "the folder of uploads goes with the page"
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
