@@ -410,6 +410,21 @@ def test_a_server_that_is_away_is_told_at_once(browser):
         expect(page.locator(".iv-wrong")).to_contain_text(say("away", "zh"))
 
 
+def test_settings_that_a_server_is_not_known_to_take_are_told(browser, monkeypatch):
+    from internvl.serving import page_talk
+
+    monkeypatch.setattr(page_talk, "TAKEN", {})
+    with listening(Echo()) as server:
+        setup = Setup(endpoint=lambda scope: Endpoint(f"{server.address}/v1"))
+        with running(page_app(setup)) as address, tab(browser, address) as page:
+            expect(page.locator(".iv-model")).to_have_text("echo")
+            press(page, "settings")
+            set_number(page, "max_tiles", 4)
+            ask(page, "Hi")
+            expect(page.locator(".iv-notice")).to_contain_text(WORDS["max_tiles"][0])
+        assert server.backend.orders[-1][0].max_tiles is None
+
+
 def test_a_phone_and_the_dark(browser, site, backend):
     with tab(browser, site, viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True) as page:
         add(page, EXAMPLES / "photo.jpg")

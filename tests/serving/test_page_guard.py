@@ -216,6 +216,16 @@ def test_uploads_and_events_are_bounded(signed):
     assert len(fine.json()) == 1
 
 
+def test_a_full_folder_takes_no_more(monkeypatch):
+    from internvl.serving import page_desk
+
+    monkeypatch.setattr(page_desk, "MOST_HELD", 1)
+    with alone() as client:
+        first = client.post("/gradio_api/upload", files={"files": ("a.png", b"x")})
+        second = client.post("/gradio_api/upload", files={"files": ("b.png", b"x")})
+    assert (first.status_code, second.status_code) == (200, 507)
+
+
 def test_a_body_without_a_length_is_bounded_too(signed):
     def endless():
         for _ in range(40):

@@ -138,6 +138,7 @@ def test_every_setting_makes_a_request_that_the_server_understands(
     understood(ChatRequest, body)
     if owner not in ("internvl", "vllm"):
         assert not body.keys() & {"top_k", "repetition_penalty", "max_tiles"}
+    assert set(wishes.left_out) == wishes.wanted.keys() - body.keys(), "what is asked for is sent, or told"
     if owner == "internvl" and tiles:
         assert body["max_tiles"] == tiles
     if temperature == 0:

@@ -60,7 +60,8 @@ def page_app(setup: Setup) -> ASGIApp:
 
     >>> app = page_app(Setup(endpoint=lambda scope: Endpoint("http://localhost:8000/v1")))  # doctest: +SKIP
     """
-    return PageGuard(_gradio(setup, "/"), setup.gate)
+    inner, has_room = _gradio(setup, "/")
+    return PageGuard(inner, setup.gate, has_room=has_room)
 
 
 def mount(app: FastAPI, settings: Settings, *, votes: Path | None = None) -> None:
@@ -72,7 +73,7 @@ def mount(app: FastAPI, settings: Settings, *, votes: Path | None = None) -> Non
     sent = replace(settings.media_limits, local=False, remote=False, root=None)
     gate = Gate(keys=settings.keys, names=names, upload=min(settings.limits.body, sent.bytes))
     setup = Setup(endpoint=own_endpoint, gate=gate, sent=sent, votes=votes)
-    inner = _gradio(setup, PLACE)
+    inner, has_room = _gradio(setup, PLACE)
     outside = app.router.lifespan_context
 
     @asynccontextmanager
@@ -83,7 +84,7 @@ def mount(app: FastAPI, settings: Settings, *, votes: Path | None = None) -> Non
 
     app.router.lifespan_context = cast(Any, lifespan)
     app.router.routes.append(Route(PLACE, _to_the_page, methods=["GET"], include_in_schema=False))
-    app.mount(PLACE, PageGuard(inner, gate, prefix=PLACE))
+    app.mount(PLACE, PageGuard(inner, gate, prefix=PLACE, has_room=has_room))
 
 
 async def _to_the_page(_: Request) -> RedirectResponse:
@@ -97,8 +98,9 @@ def own_endpoint(scope: Scope) -> Endpoint:
     return Endpoint(f"http://{shown}:{port}/v1", scope.get(PERSON, ""))
 
 
-def _gradio(setup: Setup, place: str) -> FastAPI:
-    """Gradio's application, which finds itself at `place` and keeps its files in a folder that goes with it."""
+def _gradio(setup: Setup, place: str) -> tuple[FastAPI, Callable[[], bool]]:
+    """Gradio's application, which finds itself at `place` and keeps its files in a folder that goes with it; and
+    whether that folder may grow."""
     from fastapi import FastAPI
 
     try:
@@ -119,7 +121,7 @@ def _gradio(setup: Setup, place: str) -> FastAPI:
             shutil.rmtree(folder, ignore_errors=True)
 
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    return in_a_loop(lambda: mounted(outer, blocks_of(page), page, place))
+    return in_a_loop(lambda: mounted(outer, blocks_of(page), page, place)), page.has_room
 
 
 def in_a_loop(make: Callable[[], T]) -> T:

@@ -30,6 +30,8 @@ MOST_TALKS = 400
 OLD_SECONDS = 6 * 3600
 """After which a file that no conversation shows is deleted."""
 SWEEP_SECONDS = 300
+MOST_HELD = 4 * 2**30
+"""Bytes of all files of the page together."""
 MOST_FILES = 16
 """Of one question."""
 LONGEST_TEXT = 200_000
@@ -114,6 +116,11 @@ class Page:
         for file in self.desk.folder.rglob("*"):
             if file.is_file() and file not in kept and file.stat().st_mtime < now - OLD_SECONDS:
                 file.unlink(missing_ok=True)
+
+    def has_room(self) -> bool:
+        """Whether another file may come in."""
+        self._sweep()
+        return sum(file.stat().st_size for file in self.desk.folder.rglob("*") if file.is_file()) < MOST_HELD
 
     # ---- what is seen
 

@@ -17,16 +17,18 @@ import re
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from internvl.serving.page_headers import HEADERS, STYLE, bounded, marked_page, of_files, once, whole, with_headers
 from internvl.serving.page_words import Language, language_of, say
 
 ROUTES: tuple[tuple[str, str], ...] = (
@@ -54,14 +56,6 @@ OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 PERSON = "internvl.person"
 """Where the scope says whose key it was."""
 FILES = Path(__file__).parent / "page_files"
-STYLE = "/page.css"
-ICON = (
-    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Cg fill='%237aa5f5'%3E"
-    "%3Crect width='24' height='24' rx='7'/%3E%3C/g%3E%3Cpath fill='%232257c4' d='M7 0h4.500v11.500H0V7a7 7 0 0 1 7-7z"
-    "M13 13h11v4a7 7 0 0 1-7 7h-4z'/%3E%3C/svg%3E"
-)
-HEAD = f'<link rel="stylesheet" href=".{STYLE}"><link rel="icon" href="{ICON}"></head>'.encode()
-"""What the page's own head has beside the library's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +74,11 @@ class Gate:
 class PageGuard:
     """An ASGI application around the page. `scope[PERSON]` becomes the key of whoever asks, or nothing."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, *, prefix: str = "") -> None:
-        """prefix: where the page is mounted, `/ui`."""
-        self._app, self._gate, self._prefix = app, gate, prefix
+    def __init__(
+        self, app: ASGIApp, gate: Gate, *, prefix: str = "", has_room: Callable[[], bool] = lambda: True
+    ) -> None:
+        """prefix: where the page is mounted, `/ui`. has_room: whether there is room for another upload."""
+        self._app, self._gate, self._prefix, self._has_room = app, gate, prefix, has_room
         self._secret = secrets.token_bytes(32)
         self._ended: dict[str, float] = {}
         """Cookies that were signed out, until they would end by themselves."""
@@ -96,18 +92,18 @@ class PageGuard:
         path = scope["path"].removeprefix(self._prefix) or "/"
         answer = await self._check(scope, path, receive)
         if isinstance(answer, Response):
-            return await answer(scope, receive, _with_headers(send, HEADERS))
+            return await answer(scope, receive, with_headers(send, HEADERS))
         scope[PERSON] = answer
         most = self._gate.upload + SMALL_BODY if path == "/gradio_api/upload" else SMALL_BODY
-        sending = _of_files(send) if "/file=" in path else _with_headers(send, HEADERS)
+        sending = of_files(send) if "/file=" in path else with_headers(send, HEADERS)
         if path == "/":
-            return await _marked(self._app, scope, receive, send)
+            return await marked_page(self._app, scope, receive, send)
         if path == "/gradio_api/queue/join":
-            body = await _whole(_bounded(receive, most))
+            body = await whole(bounded(receive, most))
             if not is_plain(body):
                 return await _plain("this is no event of the page", 400)(scope, receive, sending)
-            return await self._app(scope, _once(body, receive), sending)
-        return await self._app(scope, _bounded(receive, most), sending)
+            return await self._app(scope, once(body, receive), sending)
+        return await self._app(scope, bounded(receive, most), sending)
 
     async def _check(self, scope: Scope, path: str, receive: Receive) -> Response | str:
         """What a request is refused with, or whose it is."""
@@ -129,7 +125,7 @@ class PageGuard:
             return _plain("there is no such path", 404)
         person = self.person(headers)
         if person is not None:
-            return person
+            return person if not upload or self._has_room() else _plain("there is no room for more files now", 507)
         if path == "/" and scope["method"] == "GET":
             return self._form(language_of(headers.get("accept-language", "")))
         return _plain("sign in first", 401)
@@ -175,7 +171,7 @@ class PageGuard:
         return found
 
     async def _sign(self, scope: Scope, path: str, receive: Receive) -> Response:
-        request = Request(scope, _bounded(receive, 8192))
+        request = Request(scope, bounded(receive, 8192))
         language = language_of(request.headers.get("accept-language", ""))
         home = self._prefix + "/"
         if request.method != "POST":
@@ -289,120 +285,6 @@ def _key_of(header: str) -> str:
         except ValueError:
             return ""
     return ""
-
-
-# ---- what goes in and out --------------------------------------------------------------------------------------------
-
-POLICY = (
-    "default-src 'none'; script-src 'self' {script}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",  # with less, a browser does not say where a form comes from
-    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": POLICY.format(script=""),
-}
-"""Nothing of the page comes from elsewhere, and nothing goes there."""
-
-
-PICTURES = ("image/png", "image/jpeg", "image/webp")
-"""What came in and is shown as what it is."""
-SENT = {
-    "Content-Type": "application/octet-stream",
-    "Content-Disposition": "attachment",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-}
-"""Of everything else that came in: a browser saves it, and neither shows nor runs it."""
-
-
-def _of_files(send: Send) -> Send:
-    """Headers for what people sent."""
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            kind = MutableHeaders(scope=message).get("content-type", "").partition(";")[0]
-            return await _with_headers(send, HEADERS if kind in PICTURES else HEADERS | SENT)(message)
-        await send(message)
-
-    return sending
-
-
-def _with_headers(send: Send, more: dict[str, str]) -> Send:
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name in ("access-control-allow-origin", "access-control-allow-credentials"):
-                del headers[name]
-            for name, value in more.items():
-                headers[name] = value
-            headers.setdefault("Cache-Control", "no-store")
-        await send(message)
-
-    return sending
-
-
-def _bounded(receive: Receive, most: int) -> Receive:
-    """A body of at most so many bytes; what is more is taken for a client that went away."""
-    read = 0
-
-    async def receiving() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if read > most else message
-
-    return receiving
-
-
-async def _whole(receive: Receive) -> bytes:
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
-            return body if message["type"] == "http.request" else b""
-
-
-def _once(body: bytes, receive: Receive) -> Receive:
-    """A body that was read already."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receiving() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return receiving
-
-
-async def _marked(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """The page itself: its own scripts carry a number that is used once, and no others run."""
-    scope["headers"] = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
-    started: Message = {}
-    body = b""
-
-    async def held(message: Message) -> None:
-        nonlocal started, body
-        if message["type"] == "http.response.start":
-            started = message
-        elif message["type"] == "http.response.body":
-            body += message.get("body", b"")
-
-    await app(scope, receive, held)
-    if scope["method"] == "HEAD" or started.get("status") != 200:
-        await send(started)
-        return await send({"type": "http.response.body", "body": body})
-    nonce = secrets.token_urlsafe(16)
-    # The library compiles the scripts of its components from text.
-    policy = POLICY.format(script=f"'nonce-{nonce}' 'unsafe-eval'")
-    body = re.sub(rb"<meta\s+(property|name)=\"(og|twitter):[^>]*>", b"", body)  # which speak of the library's makers
-    marked = re.sub(rb"<script(?=[\s>])", f'<script nonce="{nonce}"'.encode(), body).replace(b"</head>", HEAD, 1)
-    finished = _with_headers(send, HEADERS | {"Content-Security-Policy": policy, "Content-Length": str(len(marked))})
-    await finished(started)
-    await send({"type": "http.response.body", "body": marked})
 
 
 def _read(name: str) -> str:

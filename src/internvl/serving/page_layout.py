@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("internvl.page")
 FILES = Path(__file__).parent / "page_files"
-OWN = ""
-"""The choice that stands for the server's only model until it is known."""
 Sliders = Sequence[tuple[str, float, float, float, float]]
 # fmt: off
 ANSWERING: Sliders = (
@@ -162,6 +160,8 @@ def _inside(value: object, low: float, high: float, first: float) -> float:
     return min(max(float(cast(float, value)), low), high) if number and value == value else first
 
 
+WORD_OF = {"max_tiles": "max_tiles", "repetition_penalty": "repetition", "top_k": "top_k"}
+"""What the page calls fields that are not OpenAI's."""
 EVENTS = ("ask", "again", "example", "stop", "undo", "new", "vote", "save", "tiles", "speak", "leave")
 """Methods of `Wiring`, by the names under which the component says them."""
 
@@ -189,11 +189,15 @@ class Wiring:
         talk.model = wishes.model
         return wishes
 
-    async def growing(self, talk: Talk, steps: AsyncGenerator[None]) -> AsyncGenerator[Json]:
+    async def growing(self, talk: Talk, wishes: Wishes, steps: AsyncGenerator[None]) -> AsyncGenerator[Json]:
         """The page at each step, and at the end."""
+        more: Json = {}
+        if wishes.left_out:
+            names = ", ".join(say(WORD_OF[name], talk.language) for name in wishes.left_out)
+            more = {"notice": {"id": names, "text": say("left_out", talk.language, names=names)}}
         try:
             async for _ in steps:
-                yield self.page.sight(talk)
+                yield self.page.sight(talk, **more)
         except Exception:
             log.exception("an answer ended with a fault")
         finally:
@@ -205,20 +209,20 @@ class Wiring:
         asked = asked_of(_told(event), self.page.desk.folder)
         if asked.text or asked.files or asked.kept:
             wishes = await self.wishes(talk, endpoint, values)
-            async for sight in self.growing(talk, self.page.ask(talk, asked, wishes, endpoint)):
+            async for sight in self.growing(talk, wishes, self.page.ask(talk, asked, wishes, endpoint)):
                 yield sight
 
     async def again(self, event: gr.EventData, request: gr.Request, *values: Any) -> AsyncGenerator[Json]:
         talk, endpoint = self.who(request)
         wishes = await self.wishes(talk, endpoint, values)
-        async for sight in self.growing(talk, self.page.again(talk, wishes, endpoint)):
+        async for sight in self.growing(talk, wishes, self.page.again(talk, wishes, endpoint)):
             yield sight
 
     async def example(self, event: gr.EventData, request: gr.Request, *values: Any) -> AsyncGenerator[Json]:
         talk, endpoint = self.who(request)
         number = whole(_told(event).get("number")) or 0
         wishes = await self.wishes(talk, endpoint, values)
-        async for sight in self.growing(talk, self.page.example(talk, number, wishes, endpoint)):
+        async for sight in self.growing(talk, wishes, self.page.example(talk, number, wishes, endpoint)):
             yield sight
 
     async def stop(self, request: gr.Request) -> None:

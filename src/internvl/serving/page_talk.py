@@ -156,7 +156,23 @@ class Wishes:
 
     @property
     def extras(self) -> frozenset[str]:
+        """Fields that are not OpenAI's, and that the server takes."""
         return TAKEN.get(self.owner or "", frozenset())
+
+    @property
+    def wanted(self) -> Json:
+        """Such fields as the settings ask for."""
+        drawn = self.temperature > 0
+        return {
+            **({"top_k": self.top_k} if drawn and self.top_k > 0 else {}),
+            **({"repetition_penalty": self.repetition_penalty} if self.repetition_penalty != 1 else {}),
+            **({"max_tiles": self.max_tiles} if self.max_tiles else {}),
+        }
+
+    @property
+    def left_out(self) -> list[str]:
+        """Those of them that are not sent."""
+        return sorted(self.wanted.keys() - self.extras)
 
 
 def whole(value: object) -> int | None:
@@ -193,10 +209,7 @@ def request_of(wishes: Wishes, messages: Sequence[Json]) -> Json:
     if wishes.temperature > 0:
         body |= {"top_p": wishes.top_p} if wishes.top_p < 1 else {}
         body |= {"seed": wishes.seed} if wishes.seed is not None else {}
-    extra = {"max_tiles": wishes.max_tiles or None}
-    extra["top_k"] = wishes.top_k if wishes.temperature > 0 and wishes.top_k > 0 else None
-    more: Json = {**extra, "repetition_penalty": wishes.repetition_penalty if wishes.repetition_penalty != 1 else None}
-    return body | {name: value for name, value in more.items() if value is not None and name in wishes.extras}
+    return body | {name: value for name, value in wishes.wanted.items() if name in wishes.extras}
 
 
 # ---- messages --------------------------------------------------------------------------------------------------------

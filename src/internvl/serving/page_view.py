@@ -88,6 +88,7 @@ def answer_text(text: str, view: View) -> str:
     """An answer with its regions as words that are the colour of their box."""
     plain = text.replace(OPEN, "").replace(CLOSE, "")
     chips: list[str] = []
+    shades = shades_of(parse(plain, THOUSANDTHS))
     drawn = read = 0
 
     def chip(match: re.Match[str]) -> str:
@@ -96,7 +97,8 @@ def answer_text(text: str, view: View) -> str:
         read = match.end()
         label = match["ref"] if match["ref"] is not None else match["only"]
         count = len(parse(match[0], THOUSANDTHS))
-        chips.append(_chip(label, range(drawn, drawn + count), view))
+        shade = shades[drawn] if drawn < len(shades) else 0
+        chips.append(_chip(label, range(drawn, drawn + count), shade, view))
         drawn += count
         return f"{OPEN}{len(chips) - 1}{CLOSE}"
 
@@ -105,12 +107,12 @@ def answer_text(text: str, view: View) -> str:
     return re.sub(f"{OPEN}(\\d+){CLOSE}", lambda match: chips[int(match[1])], html)
 
 
-def _chip(label: str | None, numbers: Sequence[int], view: View) -> str:
+def _chip(label: str | None, numbers: Sequence[int], shade: int, view: View) -> str:
     if not numbers:
         return escape(label or "")
     words = escape(label) if label else view.say("region", number=numbers[0] + 1)
     places = " ".join(map(str, numbers))
-    return f'<span class="iv-chip c{numbers[0] % COLOURS}" data-regions="{places}">{words}</span>'
+    return f'<span class="iv-chip c{shade}" data-regions="{places}">{words}</span>'
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -121,21 +123,31 @@ def regions(turn: Turn) -> list[Box]:
     return parse(turn.answer, THOUSANDTHS)[:MOST_REGIONS]
 
 
+def shades_of(boxes: Sequence[Box]) -> list[int]:
+    """A colour for each region: the same for those of one name.
+
+    >>> shades_of(parse("<ref>a</ref><box>[[1,2,3,4],[5,6,7,8]]</box><ref>b</ref><box>[[1,2,3,4]]</box>", THOUSANDTHS))
+    [0, 0, 1]
+    """
+    names: dict[str | int, int] = {}
+    return [names.setdefault(box.label or place, len(names)) % COLOURS for place, box in enumerate(boxes)]
+
+
 def marked(shown: Shown, boxes: Sequence[Box], alt: str, view: View) -> str:
     """A picture with regions drawn on it, and their names."""
     shapes: list[str] = []
     names: list[str] = []
-    for place, box in enumerate(boxes):
+    for place, (box, shade) in enumerate(zip(boxes, shades_of(boxes), strict=True)):
         left, top, right, bottom = box.xyxy
         points = box.corners or ((left, top), (right, top), (right, bottom), (left, bottom))
         written = " ".join(f"{x:g},{y:g}" for x, y in points)
         label = escape(box.label) if box.label else view.say("region", number=place + 1)
-        shapes.append(f'<polygon class="c{place % COLOURS}" data-region="{place}" points="{written}"/>')
+        shapes.append(f'<polygon class="c{shade}" data-region="{place}" points="{written}"/>')
         high = "" if top > 60 else " low"
         side = " right" if left > 600 else ""
         at = f"right:{(1000 - right) / 10:g}%" if side else f"left:{left / 10:g}%"
         names.append(
-            f'<span class="iv-name c{place % COLOURS}{high}{side}" data-region="{place}" '
+            f'<span class="iv-name c{shade}{high}{side}" data-region="{place}" '
             f'style="{at};top:{top / 10:g}%">{label}</span>'
         )
     return (

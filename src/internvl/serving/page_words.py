@@ -27,8 +27,6 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "welcome_more":   ("Add a picture, a video or a PDF, and ask about it. Or try one of these:",
                        "添加图片、视频或 PDF，然后提问。也可以先试试这些例子："),
     "drop":           ("Drop pictures, videos or PDFs here", "把图片、视频或 PDF 放到这里"),
-    "first":          ("The model on this page is small and was trained on a laptop-sized budget: it errs often.",
-                       "本页的模型很小，训练规模也很小：它经常出错。"),
     # ---- asking
     "ask":            ("Your question", "你的问题"),
     "placeholder":    ("Ask about pictures, videos or documents …", "就图片、视频或文档提问……"),
@@ -114,8 +112,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "num_frames_info": ("Taken at equal distances when you send a video.", "发送视频时等间隔抽取。"),
     "group_answer":   ("How it answers", "如何回答"),
     "group_sight":    ("How it looks", "如何看图"),
-    "no_extras":      ("This server takes only OpenAI's settings: top-k, repetition penalty and tiles are left out.",
-                       "此服务器只接受 OpenAI 自有的设置；不发送 top-k、重复惩罚和切块数。"),
+    "left_out":       ("This server is not known to take these settings, so they are not sent: {names}",
+                       "此服务器未声明支持这些设置，因此没有发送：{names}"),
     # ---- when something is wrong
     "retry":          ("Try again", "重试"),
     "away":           ("The server does not answer. It may be starting; try again in a moment.",
