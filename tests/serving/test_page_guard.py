@@ -8,6 +8,7 @@ import json
 import re
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -214,6 +215,14 @@ def test_uploads_and_events_are_bounded(signed):
     fine = signed.post("/gradio_api/upload", files={"files": ("a.png", b"x" * 10_000)})
     assert fine.status_code == 200
     assert len(fine.json()) == 1
+
+
+def test_what_was_sent_is_for_its_owner_only_and_goes_with_the_page():
+    with alone() as client:
+        [mine] = client.post("/gradio_api/upload", files={"files": ("a.png", b"x")}).json()
+        folder = next(one for one in Path(mine).parents if one.name.startswith("internvl-ui-"))
+        assert folder.stat().st_mode & 0o077 == 0
+    assert not folder.exists()
 
 
 def test_a_full_folder_takes_no_more(monkeypatch):

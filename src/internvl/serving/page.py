@@ -10,6 +10,7 @@ page_app(setup)        alone, for any server: `internvl ui --endpoint URL`
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -109,12 +110,13 @@ def _gradio(setup: Setup, place: str) -> tuple[FastAPI, Callable[[], bool]]:
         raise MissingExtra(f"the page needs {error.name}; pip install 'internvl[ui]'") from None
     from internvl.serving.page_layout import blocks_of, mounted
 
-    folder = Path(tempfile.mkdtemp(prefix="internvl-ui-")).resolve()
+    folder = Path(tempfile.gettempdir()).resolve() / f"internvl-ui-{secrets.token_hex(8)}"
     desk = Desk(folder=folder, limits=setup.sent, opening=asyncio.Semaphore(OPENED_AT_ONCE))
     page = Page(setup.endpoint, desk, setup.votes, signed=bool(setup.gate.keys), most=setup.gate.upload)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        folder.mkdir(mode=0o700)
         try:
             yield
         finally:
