@@ -23,9 +23,10 @@ REPOSITORY = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("INTERNVL_SHARED", REPOSITORY.parent / "shared"))
 GOLDEN_ROOTS = (SHARED / "golden", REPOSITORY / "tests" / "golden")
 
-ALLOWED_SKIPS = 0 if GOLDEN_ROOTS[0].is_dir() else 325
-"""How many tests may skip: none where the full golden set is present, some where only its committed part is (316 of
-8083 did). Raise it only together with the test that skips."""
+ALLOWED_SKIPS = 160 if GOLDEN_ROOTS[0].is_dir() else 485
+"""How many tests may skip: those of the page, a browser, vLLM, schemathesis and the clients of others, which run where
+these are installed, and, where only the committed part of the golden set is present, 316 more. Raise it only together
+with the test that skips."""
 
 # Set before torch is imported: each worker of pytest-xdist is one thread, so that two workers fill two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
