@@ -3,6 +3,8 @@
 Gradio is imported when a page is made: whoever serves without one need not have it.
 """
 
+# pyright: reportMissingImports=false
+# Gradio is of the extra `ui`, which is not everywhere.
 from __future__ import annotations
 
 import logging
