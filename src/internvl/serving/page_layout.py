@@ -3,7 +3,7 @@
 Gradio is imported when a page is made: whoever serves without one need not have it.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportUnnecessaryTypeIgnoreComment=false
 # Gradio is of the extra `ui`, which is not everywhere.
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def mounted(outer: FastAPI, blocks: gr.Blocks, page: Page, place: str) -> FastAP
     for route in outer.routes:
         inner = getattr(route, "app", None)
         if isinstance(inner, App):
-            inner.uploaded_file_dir = folder
+            inner.uploaded_file_dir = folder  # pyright: ignore
     return outer
 
 
