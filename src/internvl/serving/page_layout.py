@@ -84,7 +84,7 @@ def mounted(outer: FastAPI, blocks: gr.Blocks, page: Page, place: str) -> FastAP
     for route in outer.routes:
         inner = getattr(route, "app", None)
         if isinstance(inner, App):
-            inner.uploaded_file_dir = folder  # pyright: ignore
+            inner.uploaded_file_dir = folder  # pyright: ignore[reportOptionalMemberAccess]
     return outer
 
 
