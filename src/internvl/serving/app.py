@@ -72,7 +72,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
             allow_headers=["Authorization", "Content-Type"], expose_headers=["X-Request-Id", "Retry-After"],
             max_age=PREFLIGHT_SECONDS,
         )  # fmt: skip
-    app.add_middleware(Watch, metrics=metrics)
+    app.add_middleware(Watch, metrics=metrics, header_bytes=settings.header_bytes)
 
     @cache
     def openapi(is_ready: bool) -> dict[str, Any]:

@@ -66,9 +66,11 @@ def is_page(path: str) -> bool:
 class Watch:
     """The outermost: every request gets an id, a line in the log and an answer, whatever happens inside."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, header_bytes: int) -> None:
+        """header_bytes: of the first line and the headers, at most."""
         self._app = app
         self._metrics = metrics
+        self._header_bytes = header_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,6 +92,9 @@ class Watch:
 
         self._metrics.in_flight.inc()
         try:
+            # Where HTTP is read, only what comes in several pieces is bounded.
+            if head_of(scope) > self._header_bytes:
+                raise headers_too_large(self._header_bytes)
             await self._app(scope, receive, marked)
         except Gone:
             note.gone = True
@@ -188,6 +193,17 @@ async def _swallow(receive: Receive, most: int) -> None:
         most -= len(message.get("body", b""))
         if message["type"] != "http.request" or not message.get("more_body", False):
             return
+
+
+def head_of(scope: Scope) -> int:
+    """Bytes of the first line and the headers of a request, its method and version left out."""
+    line = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    return line + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+def headers_too_large(most: int) -> Refusal:
+    return Refusal(f"the headers have more than {most} bytes, the limit; send fewer", status=431,
+                   code="headers_too_large")  # fmt: skip
 
 
 def too_large(most: int) -> Refusal:

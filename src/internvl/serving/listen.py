@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from internvl.errors import UsageError
+from internvl.serving.guards import headers_too_large
 from internvl.serving.logs import tell
 from internvl.serving.refusal import Refusal, unavailable
 from internvl.serving.running import Running
@@ -158,8 +159,7 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
                 self.transport.close()
                 return
             if len(self.conn.trailing_data[0]) >= settings.header_bytes:
-                self._refuse(Refusal(f"the headers have more than {settings.header_bytes} bytes, the limit; send fewer",
-                                     status=431, code="headers_too_large"))  # fmt: skip
+                self._refuse(headers_too_large(settings.header_bytes))
             else:
                 self._refuse(Refusal("this is no proper HTTP/1.1 request", code="invalid_http"))
 
