@@ -59,7 +59,7 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): $(CORE)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[eval,train,serve,dev,parity]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[all]'
 	@touch $@
 
 clean:
