@@ -141,9 +141,7 @@ class Incarnation:
             except Exception:  # what cannot be written is one request's fault
                 log.exception("a message could not be sent")
                 if isinstance(message, Ask | Embed):
-                    refusal = internal()
-                    refused = Refused(id=message.id, message=refusal.message, status=500, code=refusal.code)
-                    self._hand(refused, None)
+                    self._hand(internal().told(message.id), None)
             finally:
                 if memory is not None:
                     memory.close()

@@ -105,7 +105,7 @@ def answering(opening: Open) -> Answer:
                 prompt, tiles = read(message, _taken(beside))
                 return prompt, _remembered(tiles, bounds) if len(tiles) else None
         except Exception as error:  # whatever a stranger's file brings about is that request's own
-            return refused(message.id, _refusal(error)), None
+            return _refusal(error).told(message.id), None
 
     return answer
 
@@ -142,11 +142,6 @@ def _refusal(error: Exception) -> Refusal:
         place = traceback.extract_tb(fault.__traceback__)[-1]
         log.error("%s in %s, line %s", type(fault).__name__, Path(place.filename).name, place.lineno)
     return refusal
-
-
-def refused(id: int, refusal: Refusal) -> Refused:
-    return Refused(id=id, message=refusal.message, status=refusal.status, param=refusal.param, code=refusal.code,
-                   retry_after=refusal.retry_after)  # fmt: skip
 
 
 # ---- bounds ----------------------------------------------------------------------------------------------------------

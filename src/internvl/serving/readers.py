@@ -190,8 +190,7 @@ class Readers:
                           param="messages", code="media_unreadable")  # fmt: skip
         lane.put(reader)
         if isinstance(answer, Refused):
-            raise Refusal(answer.message, status=answer.status, param=answer.param, code=answer.code,
-                          retry_after=answer.retry_after)  # fmt: skip
+            raise Refusal.heard(answer)
         return answer
 
     def _abandon(self, job: asyncio.Task[Prompted], reader: Reader) -> None:

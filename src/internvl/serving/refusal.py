@@ -30,6 +30,7 @@ from internvl.errors import (
     PromptError,
     UsageError,
 )
+from internvl.serving.wire import Refused
 
 LONGEST = 600
 """Letters of a message; what a client sent may be of any length."""
@@ -58,6 +59,16 @@ class Refusal(InternVLError):
         super().__init__(message)
         self.message = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
         self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
+
+    @classmethod
+    def heard(cls, said: Refused) -> Refusal:
+        """What another process has refused."""
+        return cls(said.message, status=said.status, param=said.param, code=said.code, retry_after=said.retry_after)
+
+    def told(self, id: int) -> Refused:
+        """As one process tells another that it refuses the request of this id."""
+        return Refused(id=id, message=self.message, status=self.status, param=self.param, code=self.code,
+                       retry_after=self.retry_after)  # fmt: skip
 
     @property
     def type(self) -> str:

@@ -252,8 +252,7 @@ class Supervisor:
                 assert vectors is not None
                 inbox.put_nowait((vectors, message.tokens))
             elif isinstance(message, wire.Refused):
-                inbox.put_nowait(Refusal(message.message, status=message.status, param=message.param,
-                                         code=message.code, retry_after=message.retry_after))  # fmt: skip
+                inbox.put_nowait(Refusal.heard(message))
             else:
                 inbox.put_nowait(message)
 

@@ -181,10 +181,7 @@ class VllmWorker:
             refusal = refusal_of(error)
             if refusal.status >= 500:
                 log.error("a request failed: %s", named(error))
-            self._channel.send(
-                Refused(id=message.id, message=refusal.message, status=refusal.status, param=refusal.param,
-                        code=refusal.code, retry_after=refusal.retry_after)
-            )  # fmt: skip
+            self._channel.send(refusal.told(message.id))
         finally:
             self._tasks.pop(message.id, None)
 

@@ -293,8 +293,7 @@ class Worker:
         refusal = queue_full(self._wait()) if isinstance(error, QueueFull) else refusal_of(error)
         if refusal.status >= 500:
             log.error("a request failed: %s", named(error))
-        self._channel.send(Refused(id=id, message=refusal.message, status=refusal.status, param=refusal.param,
-                                   code=refusal.code, retry_after=refusal.retry_after))  # fmt: skip
+        self._channel.send(refusal.told(id))
 
     def _wait(self) -> int:
         """Seconds until all who wait now have had their turn, as fast as it went lately."""
