@@ -6,6 +6,18 @@ from dataclasses import dataclass
 
 from internvl.errors import UsageError
 
+OURS = {
+    "--trust-remote-code": "the layout that it is given needs none",
+    "--uds": "it is asked there alone",
+    "--port": "it is asked over a socket file",
+    "--model": "say it with --model",
+    "--served-model-name": "say it with --name",
+    "--max-model-len": "say it with --context",
+    "--max-num-seqs": "say it with --slots",
+    "--dtype": "say it with --dtype",
+}
+"""Options of `vllm serve` that the package gives itself, or never: what it says of a model has to be true."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VllmOptions:
@@ -30,6 +42,9 @@ class VllmOptions:
         for name in ("tensor_parallel", "pipeline_parallel"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.loading > 0:
+            raise UsageError(f"loading is {self.loading}; it must be above 0")
         for one in self.arguments:
-            if one.partition("=")[0].replace("_", "-") in ("--trust-remote-code", "--uds", "--model", "--port"):
-                raise UsageError(f"{one.partition('=')[0]} is not passed to vLLM; leave it out")
+            word = one.partition("=")[0]
+            if why := OURS.get(word.replace("_", "-")):
+                raise UsageError(f"{word} is not passed to vLLM ({why}); leave it out")
