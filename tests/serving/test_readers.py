@@ -18,9 +18,11 @@ import pytest
 from internvl.data.prompts import Text
 from internvl.errors import InternVLError
 from internvl.serving import child, readers
+from internvl.serving.native import CONTEXT, readers_config
 from internvl.serving.reader import Bounds
 from internvl.serving.readers import SERVICE, Readers, ReadersConfig
 from internvl.serving.refusal import Refusal
+from internvl.serving.settings import Settings
 from internvl.serving.translate import Order
 from internvl.serving.wire import Memory, Prompt, WireError
 from tests.serving.pool import TILE, Pool, data, nano, order, png, pool
@@ -344,3 +346,9 @@ def test_a_service_is_narrower_than_ones_own_machine():
     assert not SERVICE.remote
     assert SERVICE.pixels < 40_000**2
     assert nano()["context"] == 4096
+
+
+def test_a_server_tells_them_what_it_is_told():
+    config = readers_config(Settings(context=100, media_limits=replace(SERVICE, seconds=60, pages=3)))
+    assert (config.context, config.seconds, config.limits.pages) == (100, 80, 3)
+    assert readers_config(Settings()) == ReadersConfig(embedder="nano-c", context=CONTEXT)

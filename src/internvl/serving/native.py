@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from internvl.serving.backend import Counted, Facts
+from internvl.serving.reader import Bounds
 from internvl.serving.readers import Readers, ReadersConfig
 from internvl.serving.refusal import Refusal
 from internvl.serving.settings import Settings
@@ -52,9 +53,7 @@ class NativeBackend:
                 vllm=vllm,
             )
         )
-        config = ReadersConfig(source=settings.source, revision=settings.revision, embedder=settings.embedder_source,
-                               limits=settings.media)  # fmt: skip
-        self._readers = Readers(config, settings.readers)
+        self._readers = Readers(readers_config(settings), settings.readers)
 
     @property
     def facts(self) -> Facts:
@@ -143,6 +142,18 @@ class NativeBackend:
             "readers": len(self._readers.pids),
             "reader_restarts": self._readers.replaced,
         }
+
+
+def readers_config(settings: Settings) -> ReadersConfig:
+    """What readers are told: they refuse what the worker would refuse, before it is opened."""
+    return ReadersConfig(
+        source=settings.source,
+        revision=settings.revision,
+        embedder=settings.embedder_source,
+        context=settings.context or CONTEXT,
+        limits=settings.media,
+        seconds=settings.media.seconds + Bounds.seconds,
+    )
 
 
 def counted(prompt: Prompt) -> Counted:
