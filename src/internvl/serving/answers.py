@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 from typing import Any, TypeVar, cast
 
@@ -64,7 +64,9 @@ class _Answer:
 class Answers:
     """The answers to an order: to each of its prompts n, numbered in that order."""
 
-    def __init__(self, backend: Backend, order: Order, *, user: str, note: Note) -> None:
+    def __init__(self, backend: Backend, order: Order, *, user: str, note: Note, is_noted: bool = False) -> None:
+        """is_noted: the note is told what is answered, as far as it came."""
+        self._is_noted = is_noted
         self._backend, self._order, self._user, self._note = backend, order, user, note
         self._orders = [replace(order, prompts=(one,)) for one in order.prompts] or [order]
         count = len(self._orders) * order.n
@@ -75,15 +77,21 @@ class Answers:
     async def said(self) -> AsyncGenerator[Said]:
         """Everything that is said. Closing it drops what is still to be said."""
         streams = [self._backend.answer(one, user=self._user) for one in self._orders]
-        async with aclosing(side_by_side(streams, self._backend.facts.slots)) as items:
-            async for place, item in items:
-                if isinstance(item, Counted):
-                    self._note.prompt = (self._note.prompt or 0) + len(item.ids)
-                    self._note.image += item.image_tokens
-                    continue
-                said = self._take(place, item)
-                if said is not None:
-                    yield said
+        try:
+            async with aclosing(side_by_side(streams, self._backend.facts.slots)) as items:
+                async for place, item in items:
+                    if isinstance(item, Counted):
+                        self._note.prompt = (self._note.prompt or 0) + len(item.ids)
+                        self._note.image += item.image_tokens
+                        continue
+                    said = self._take(place, item)
+                    if said is not None:
+                        yield said
+        finally:
+            if self._is_noted:
+                self._note.content["answer"] = [
+                    {"text": one.text, "calls": [asdict(call) for call in one.calls]} for one in self.choices()
+                ]
 
     def _take(self, place: int, item: Piece | Done) -> Said | None:
         index = place * self._order.n + item.answer

@@ -47,12 +47,6 @@ def head_of(running: Running, prefix: str) -> Head:
     return Head(new_id(prefix), running.backend.facts.model, int(time.time()))
 
 
-async def replied(running: Running, request: Request, body: Json) -> Response:
-    if running.settings.log_content:
-        request.state.note.content["answer"] = body
-    return JSONResponse(body)
-
-
 # ---- chat ------------------------------------------------------------------------------------------------------------
 
 
@@ -66,7 +60,7 @@ async def chat(request: Request) -> Response:
     if order.stream:
         return Stream(running, chat_events(answers, Chunks(head, order.include_usage)), failed)
     choices = await running.flights.fly(request.receive, answers.whole())
-    return await replied(running, request, completion(head, choices, answers.usage))
+    return JSONResponse(completion(head, choices, answers.usage))
 
 
 async def chat_events(answers: Answers, chunks: Chunks) -> AsyncGenerator[bytes]:
@@ -104,7 +98,7 @@ async def completions(request: Request) -> Response:
     if order.stream:
         return Stream(running, text_events(answers, head, order), failed)
     choices = await running.flights.fly(request.receive, answers.whole())
-    return await replied(running, request, text_completion(head, choices, answers.usage))
+    return JSONResponse(text_completion(head, choices, answers.usage))
 
 
 async def text_events(answers: Answers, head: Head, order: Order) -> AsyncGenerator[bytes]:
@@ -137,7 +131,7 @@ async def responses(request: Request) -> Response:
         raise of_input(refusal) from None
     body = response(growing, choice.text, choice.finish, answers.usage, calls=choice.calls,
                     logprobs=choice.logprobs or ())  # fmt: skip
-    return await replied(running, request, body)
+    return JSONResponse(body)
 
 
 async def response_events(answers: Answers, growing: Growing) -> AsyncGenerator[bytes]:

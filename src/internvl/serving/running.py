@@ -94,7 +94,7 @@ class Running:
         note = note_of(request.scope)
         # Whoever has one key of many cannot have more turns by inventing users.
         user = note.client if len(self.settings.keys) > 1 else order.user or ""
-        return Answers(self.backend, order, user=user, note=note)
+        return Answers(self.backend, order, user=user, note=note, is_noted=self.settings.log_content)
 
 
 class Stream(Response):
