@@ -14,6 +14,7 @@ import pytest
 from internvl.cli.main import run
 from internvl.cli.serve import limited
 from internvl.errors import UsageError
+from internvl.serving.settings import Settings
 from tests.e2e.served import PATIENCE, Served, until
 from tests.serving.echo import KEY
 
@@ -36,6 +37,8 @@ def command(*options: str, **environment: str) -> subprocess.CompletedProcess[st
         (["--limit", "tokns=4"], "tokens"),
         (["--limit", "n=many"], "NAME=N"),
         (["--slots", "0"], "at least 1"),
+        (["--votes", "votes.jsonl", "--no-ui"], "--votes"),
+        (["--engine", "vllm", "--vllm-argument=--max-model-len=100"], "--context"),
         (["--media-root", "no-such-folder"], "is no folder"),
         (["--allow-host", "https://a.org/path"], "*.example.org"),
         (["--server-name", "Mine.example"], "small letters"),
@@ -78,7 +81,9 @@ def test_a_key_is_never_shown():
 
 def test_limits_are_given_by_name():
     requests, media = limited(["n=2", "pages=4", "frames=8"])
-    assert (requests.n, media.pages, requests.frames) == (2, 4, 8)
+    assert (requests.n, media.pages, requests.frames, media.frames) == (2, 4, 8, 8)
+    requests, media = limited(["frames=100"])
+    assert Settings(limits=requests, media_limits=media).media.frames == 100, "more than by default too"
     for wrong in ("n=0", "n=-1", "n", "=4", "local=1", "hosts=1"):
         with pytest.raises(UsageError):
             limited([wrong])

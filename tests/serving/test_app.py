@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from internvl.errors import UsageError
 from internvl.serving import published
+from internvl.serving.app import create_app
 from internvl.serving.refusal import Refusal, queue_full
 from internvl.serving.replies import Choice, TokenSaid, Usage
 from internvl.serving.settings import Settings
@@ -279,6 +282,36 @@ def test_what_is_said_is_logged_only_where_that_is_wanted(caplog, is_wanted):
     assert ("a secret" in json.dumps(line)) == is_wanted
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_what_is_answered_is_logged_streamed_or_not(caplog, path, is_streamed):
+    caplog.set_level("INFO")
+    said = {"/v1/completions": {"prompt": "Hi"}, "/v1/responses": {"input": "Hi"}}.get(path, asked("Hi"))
+    with served(Echo(reply="Good day"), log_content=True) as client:
+        assert client.post(path, json={"model": "echo", **said, "stream": is_streamed}).status_code == 200
+    [line] = [record.values for record in caplog.records if record.getMessage() == "request" and record.values["status"]
+              == 200 and record.values["route"] == path]  # fmt: skip
+    assert line["answer"] == [{"text": "Good day", "calls": []}]
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_told_where_votes_are_written_down(tmp_path, monkeypatch):
+    told = []
+    page = SimpleNamespace(mount=lambda app, settings, *, votes: told.append(votes))
+    monkeypatch.setitem(sys.modules, "internvl.serving.page", page)
+    assert create_app(Settings(votes=tmp_path / "votes.jsonl"), Echo()).state.has_page
+    assert told == [tmp_path / "votes.jsonl"]
+
+
+def test_votes_without_a_page_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "internvl.serving.page", None)
+    assert not create_app(Settings(), Echo()).state.has_page
+    with pytest.raises(UsageError, match=r"internvl\[ui\]"):
+        create_app(Settings(votes=tmp_path / "votes.jsonl"), Echo())
+
+
 # ---- the document ----------------------------------------------------------------------------------------------------
 
 
@@ -316,6 +349,7 @@ def test_settings_say_what_is_wrong(tmp_path):
     for wrong in (
         {"host": "0.0.0.0"}, {"keys": ("a secret",)}, {"slots": 0}, {"port": 70_000}, {"media_root": tmp_path / "no"},
         {"drain_seconds": 0.0}, {"keys": ("sk-0123456789 abcdef",)}, {"temperature": 3.0},
+        {"votes": tmp_path / "votes.jsonl", "ui": False},
     ):  # fmt: skip
         with pytest.raises(UsageError) as caught:
             Settings(**wrong)

@@ -72,6 +72,9 @@ def serve(
     request_seconds: Annotated[float, typer.Option(help="In which a request is answered.")] = 600.0,
     drain_seconds: Annotated[float, typer.Option(help="That answers may still take when told to stop.")] = 30.0,
     ui: Annotated[bool, typer.Option("--ui/--no-ui", help="The page at /ui.")] = True,
+    votes: Annotated[
+        Path | None, typer.Option(metavar="F", help="The page's thumbs and reports, with question and answer.")
+    ] = None,
     log_content: Annotated[bool, typer.Option("--log-content", help="Logs hold what is asked and answered.")] = False,
 ) -> None:
     """Serve a model as OpenAI's API does: chat, completions, responses, embeddings.
@@ -89,8 +92,8 @@ def serve(
         context=context, queue=queue, readers=readers, deterministic=deterministic, temperature=temperature, host=host,
         port=port, keys=read_keys(api_key_file), no_keys=no_api_key, server_names=tuple(server_name or ()),
         allow_hosts=tuple(allow_host or ()), origins=tuple(allow_origin or ()), media_root=media_root, ui=ui,
-        limits=request_limits, media_limits=media_limits, request_seconds=request_seconds, drain_seconds=drain_seconds,
-        log_content=log_content,
+        votes=votes, limits=request_limits, media_limits=media_limits, request_seconds=request_seconds,
+        drain_seconds=drain_seconds, log_content=log_content,
     )  # fmt: skip
     listen(settings, handed_over(engine, vllm, tensor_parallel_size, pipeline_parallel_size, vllm_argument))
 
@@ -125,15 +128,16 @@ def limited(given: list[str]) -> Any:
 
     requests: dict[str, float] = {}
     media: dict[str, float] = {}
-    names = {one.name: requests for one in fields(RequestLimits)}
-    for one in fields(SERVICE):
+    names = {one.name: [requests] for one in fields(RequestLimits)}
+    for one in fields(SERVICE):  # frames are of both
         if isinstance(value := getattr(SERVICE, one.name), int | float) and not isinstance(value, bool):
-            names.setdefault(one.name, media)
+            names.setdefault(one.name, []).append(media)
     for text in given:
         key, equals, number = text.partition("=")
         if not (equals and number.isascii() and number.isdigit()) or not int(number[:18]):
             raise UsageError(f"--limit {text!r}: expected NAME=N with a whole number from 1 on, such as n=4")
-        find("limit", key, names)[key] = int(number[:18])
+        for limits in find("limit", key, names):
+            limits[key] = int(number[:18])
     return RequestLimits(**requests), replace(SERVICE, **media)  # pyright: ignore[reportArgumentType]
 
 

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from internvl.errors import InternVLError, MissingExtra
+from internvl.errors import InternVLError, MissingExtra, UsageError
 from internvl.serving import published, routes, routes_lists
 from internvl.serving.backend import Backend
 from internvl.serving.flights import Flights
@@ -85,8 +85,10 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
 def _mount_page(app: FastAPI, settings: Settings) -> bool:
     """The page at /ui, where what it is made with is installed."""
     try:
-        import_module("internvl.serving.page").mount(app, settings)
+        import_module("internvl.serving.page").mount(app, settings, votes=settings.votes)
     except (ModuleNotFoundError, MissingExtra):
+        if settings.votes is not None:
+            raise UsageError("--votes is of the page, which is not installed; pip install 'internvl[ui]'") from None
         return False
     return True
 

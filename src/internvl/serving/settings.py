@@ -76,6 +76,8 @@ class Settings:
     """Web pages of these origins may ask from a browser."""
     ui: bool = True
     """Whether the page is at /ui, where Gradio is installed."""
+    votes: Path | None = None
+    """The file in which the page's thumbs and reports are written down; None: it has none."""
 
     # ---- what a request may hold, and how long it may take
     limits: RequestLimits = DEFAULT
@@ -119,6 +121,8 @@ class Settings:
                 f"host {self.host} lets other machines ask, and there is no API key: set {KEYS_VARIABLE} or "
                 "--api-key-file, or --no-api-key where something else sees to who asks"
             )
+        if self.votes is not None and not self.ui:
+            raise UsageError("--votes is of the page, and --no-ui says that there is none; leave one of them out")
         if self.media_root is not None and not self.media_root.is_dir():
             raise UsageError(f"media root {self.media_root} is no folder; name one that exists")
         for option, pattern, values in (
