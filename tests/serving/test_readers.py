@@ -349,6 +349,6 @@ def test_a_service_is_narrower_than_ones_own_machine():
 
 
 def test_a_server_tells_them_what_it_is_told():
-    config = readers_config(Settings(context=100, media_limits=replace(SERVICE, seconds=60, pages=3)))
-    assert (config.context, config.seconds, config.limits.pages) == (100, 80, 3)
-    assert readers_config(Settings()) == ReadersConfig(embedder="nano-c", context=CONTEXT)
+    config = readers_config(Settings(context=100, queue=7, media_limits=replace(SERVICE, seconds=60, pages=3)))
+    assert (config.context, config.waiting, config.seconds, config.limits.pages) == (100, 7, 80, 3)
+    assert readers_config(Settings()) == ReadersConfig(embedder="nano-c", context=CONTEXT, waiting=256)

@@ -153,6 +153,7 @@ def readers_config(settings: Settings) -> ReadersConfig:
         context=settings.context or CONTEXT,
         limits=settings.media,
         seconds=settings.media.seconds + Bounds.seconds,
+        waiting=settings.queue,
     )
 
 

@@ -56,7 +56,7 @@ class Settings:
     context: int | None = None
     """Tokens of a prompt and its answer together; None: as many as the model reads, at most 8192."""
     queue: int = 256
-    """Requests that may wait for a slot."""
+    """Requests that may wait for a slot, and as many for a reader."""
     deterministic: bool = False
     temperature: float = 0.0
     """Of a request that does not say it."""
