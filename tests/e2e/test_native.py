@@ -1,4 +1,7 @@
-"""The server and the package say the same: the nano asked over HTTP, and asked as `Chat` and `Embedder` ask it."""
+"""The server and the package say the same: the nano asked over HTTP, and asked as `Chat` and `Embedder` ask it.
+
+What becomes of those who go away, and of a worker that is killed, is in `test_soak.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,12 @@ from PIL import Image
 from internvl import Chat, Embedder
 from internvl.inference.sampling import SamplingConfig
 from tests.conftest import REPOSITORY
-from tests.e2e.served import PATIENCE, asked, running, until
+from tests.e2e.served import PATIENCE, asked
 
 EXAMPLES = REPOSITORY / "src" / "internvl" / "nano" / "examples"
 FLAG, SHAPES = EXAMPLES / "flag.png", EXAMPLES / "shapes.png"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running("--slots", "8", "--no-ui") as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +67,12 @@ def document() -> bytes:
 # ---- the same answers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pictures", [[], [FLAG], [FLAG, SHAPES]], ids=["none", "one", "two"])
-@pytest.mark.parametrize("max_tiles", [None, 2])
+@pytest.mark.parametrize(
+    ("pictures", "max_tiles"),
+    [([], None), ([FLAG], None), ([FLAG], 2), ([FLAG, SHAPES], None), ([FLAG, SHAPES], 2)],
+    ids=["none", "one", "one of 2 tiles", "two", "two of 2 tiles"],
+)
 def test_answers_are_those_of_chat(client, chat, pictures, max_tiles):
-    if max_tiles and not pictures:
-        pytest.skip("there is nothing to cut")
     question = "Which flag is this?" if pictures else "Hello"
     chat.reset()
     alone = chat.ask(question, images=[str(one) for one in pictures], max_tiles=max_tiles)
@@ -181,30 +179,3 @@ def test_stop_and_log_probabilities(client, chat):
     assert b"".join(bytes(one["bytes"]) for one in likely).decode().strip() == whole
     assert [one["logprob"] for one in likely] == pytest.approx(expected[: len(likely)], abs=1e-3)
     assert all(len(one["top_logprobs"]) == 3 for one in likely)
-
-
-# ---- what goes wrong -------------------------------------------------------------------------------------------------
-
-
-def test_a_hundred_that_nobody_waits_for_leave_nothing(server, client):
-    for number in range(100):
-        pictures = [data(FLAG.read_bytes())] if number % 10 == 0 else []
-        long = {"max_tokens": 500, "min_tokens": 500, "stream": number % 2 == 0}
-        body = {**asked(f"Number {number}", *pictures), **long}
-        try:
-            with client.stream("POST", "/chat/completions", json=body, timeout=5 if number % 2 == 0 else 0.3) as answer:
-                for _ in answer.iter_raw():
-                    break
-        except httpx.TimeoutException:
-            pass
-    until(server.is_idle, "all slots are free")
-    assert said(answered(client, asked("Hello")))
-
-
-def test_a_worker_that_is_killed_is_replaced(server, client):
-    server.kill_worker()
-    until(lambda: not server.is_ready(), "it says so")
-    assert client.post("/chat/completions", json=asked("Hello")).status_code == 503
-    until(server.is_ready, "it is replaced")
-    assert said(answered(client, asked("Hello")))
-    assert server.metric("internvl_backend_worker_restarts") >= 1

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.conftest import REPOSITORY
-from tests.e2e.served import PATIENCE, running
+from tests.e2e.served import PATIENCE
 
 EXAMPLES = REPOSITORY / "src" / "internvl" / "nano" / "examples"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -34,11 +34,8 @@ class Answer(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def client():
-    with (
-        running("--slots", "8", "--no-ui") as server,
-        openai.OpenAI(base_url=server.url, api_key="none", timeout=PATIENCE, max_retries=0) as one,
-    ):
+def client(server):
+    with openai.OpenAI(base_url=server.url, api_key="none", timeout=PATIENCE, max_retries=0) as one:
         yield one
 
 
