@@ -14,7 +14,6 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-import av
 import pytest
 from PIL import Image
 
@@ -32,6 +31,7 @@ from playwright.sync_api import expect, sync_playwright  # noqa: E402
 from internvl.serving.page import Endpoint, Setup, page_app  # noqa: E402
 from internvl.serving.page_words import WORDS, say  # noqa: E402
 from internvl.serving.refusal import Refusal, queue_full  # noqa: E402
+from tests.data.test_video import film  # noqa: E402
 from tests.e2e.served import running as served_for_real  # noqa: E402
 from tests.serving.echo import KEY, Echo, listening  # noqa: E402
 
@@ -288,12 +288,7 @@ def test_pages_and_frames_are_shown_as_they_are_sent(browser, site, backend, tmp
     Image.new("RGB", (60, 80), "ivory").save(
         tmp_path / "d.pdf", save_all=True, append_images=[Image.new("RGB", (80, 60))]
     )
-    with av.open(str(tmp_path / "v.mp4"), "w") as out:
-        stream = out.add_stream("mpeg4", rate=8)
-        stream.width, stream.height = 64, 48
-        for step in range(16):
-            out.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 48), (step * 10, 0, 0)))))
-        out.mux(stream.encode())
+    (tmp_path / "v.mp4").write_bytes(film("mp4", "mpeg4", frames=16, rate=8))
     with tab(browser, site) as page:
         expect(page.locator(".iv-model")).to_have_text("echo")
         press(page, "settings")

@@ -8,7 +8,6 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import av
 import pytest
 from PIL import Image
 
@@ -22,6 +21,7 @@ from internvl.serving.page_ask import Count, End, Endpoint, Failed, Part, endpoi
 from internvl.serving.page_desk import Asked, Page
 from internvl.serving.page_opening import opened
 from internvl.serving.page_talk import Talk, Wishes
+from tests.data.test_video import film
 
 WISHES = Wishes(model="nano", owner="internvl")
 
@@ -239,12 +239,7 @@ def files(tmp_path):
     Image.new("RGB", (60, 80), "ivory").save(
         folder / "d.pdf", save_all=True, append_images=[Image.new("RGB", (80, 60))]
     )
-    with av.open(str(folder / "v.mp4"), "w") as out:
-        stream = out.add_stream("mpeg4", rate=8)
-        stream.width, stream.height = 64, 48
-        for step in range(16):
-            out.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 48), (step * 10, 0, 0)))))
-        out.mux(stream.encode())
+    (folder / "v.mp4").write_bytes(film("mp4", "mpeg4", frames=16, rate=8))
     (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     (folder / "page.html").write_text("<html>")
     (folder / "big.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 2**20)
