@@ -157,5 +157,5 @@ def listening(backend: Echo | None = None, **settings: Any):
         for _ in range(2):
             if thread.is_alive() and not loop[0].is_closed():
                 one.stop()
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.serving.echo import KEY, Echo, listening, served
 from tests.serving.requests import chat
 
 OTHER = "sk-fedcba9876543210"
+PATIENCE = 120.0
 
 
 def requests_of(app):
@@ -211,21 +213,28 @@ def test_whoever_sends_too_much_reads_why():
 
 def test_bodies_together_are_bounded(monkeypatch):
     monkeypatch.setattr(guards, "HELD", 1)
-    with listening(Echo(pause=0.5), limits=SMALL) as server, server.client() as client:
+    backend = Echo(pause=0.02)
+    with listening(backend, limits=SMALL) as server, server.client() as client:
         large = chat(model="echo", messages=[{"role": "user", "content": "x" * 7_000}])
-        other, sent = server.client(), {"json": large | {"max_tokens": 3}}
+        other, sent = server.client(), {"json": large | {"max_tokens": 7_000}}
         first = threading.Thread(target=other.post, args=("/v1/chat/completions",), kwargs=sent)
         first.start()
-        deadline = time.monotonic() + 20
-        while not server.backend.open and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: backend.open == 1)
         assert client.post("/v1/chat/completions", json=large).status_code == 429
+        backend.pause = 0.0
         first.join()
         other.close()
         assert client.post("/v1/chat/completions", json=large | {"max_tokens": 1}).status_code == 200
 
 
-def talk(port: int, *pieces: bytes, pause: float = 0.0, patience: float = 30.0) -> bytes:
+def until(happens: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def talk(port: int, *pieces: bytes, pause: float = 0.0, patience: float = PATIENCE) -> bytes:
     """What comes back for bytes as they are."""
     with socket.create_connection(("127.0.0.1", port), timeout=patience) as connection:
         for piece in pieces:
@@ -256,13 +265,13 @@ def test_headers_are_bounded():
 
 
 def test_nobody_waits_for_headers_that_do_not_come(monkeypatch):
-    monkeypatch.setattr("internvl.serving.listen.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("internvl.serving.listen.HEAD_SECONDS", 1.0)
     with listening() as server:
         assert talk(server.port) == b""
-        assert talk(server.port, b"GET /health HTTP/1.1\r\n", b"Host: localhost\r\n", pause=0.5) == b""
+        assert talk(server.port, b"GET /health HTTP/1.1\r\n", b"Host: localhost\r\n", pause=0.6) == b""
         with server.client() as client:  # and who asks again over the same connection is not cut off
             assert client.get("/health").status_code == 200
-            time.sleep(0.6)
+            time.sleep(1.2)
             assert client.get("/health").status_code == 200
 
 
@@ -276,9 +285,7 @@ def test_nobody_waits_for_a_body_that_does_not_come():
 def test_connections_are_bounded():
     with listening(connections=3) as server:
         held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
-        deadline = time.monotonic() + 20
-        while len(server.server.server_state.connections) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(server.server.server_state.connections) == 3)
         assert talk(server.port).startswith(b"HTTP/1.1 503 ")
         for one in held:
             one.close()

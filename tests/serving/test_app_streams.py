@@ -16,7 +16,7 @@ from internvl.serving.refusal import Refusal
 from tests.serving.echo import Echo, Listening, listening
 from tests.serving.requests import chat
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 LONG = chat(model="echo", messages=[{"role": "user", "content": "x" * 1000}])
 
 

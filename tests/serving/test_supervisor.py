@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ from internvl.serving.wire import Ask, Done, Memory, Piece, Serve
 FAKE = Path(__file__).with_name("fake_worker.py")
 QUICK = Watch(heartbeat=0.05, patience=60.0, first_delay=0.01, longest_delay=0.05)
 PATIENCE = 120.0
-"""Seconds that these tests wait for what takes a moment on an idle machine."""
+"""Seconds that these tests wait for what takes a moment on an idle machine: a start, and then what is tried."""
+STARTED = PATIENCE
 FOREVER = {"max_new_tokens": 0}
 
 Scenario = Callable[[Supervisor], Awaitable[None]]
@@ -46,16 +48,14 @@ def with_worker(scenario: Scenario, serve: Serve | None = None, watch: Watch = Q
     async def run() -> None:
         keeper = Supervisor(serve or Serve(name="good"), watch)
         try:
-            await keeper.start()
-            await scenario(keeper)
+            async with asyncio.timeout(STARTED):
+                await keeper.start()
+            async with asyncio.timeout(PATIENCE):
+                await scenario(keeper)
         finally:
             await keeper.stop()
 
-    async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE):
-            await run()
-
-    asyncio.run(bounded())
+    asyncio.run(run())
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -284,14 +284,16 @@ def test_a_worker_that_answers_no_ping_is_replaced():
         assert keeper.pid is not None
         stalled = keeper.pid
         os.kill(stalled, signal.SIGSTOP)
+        keeper._watch = replace(QUICK, patience=0.3)  # only while it cannot answer
         assert (await refused(keeper)).status == 503
+        keeper._watch = QUICK
         await until(lambda: keeper.ready)
         assert keeper.pid != stalled
         with pytest.raises(ProcessLookupError):
             os.kill(stalled, 0)
         assert await said(keeper) == "hello"
 
-    with_worker(scenario, watch=Watch(heartbeat=0.5, patience=3.0, first_delay=0.01))
+    with_worker(scenario)
 
 
 def test_time_in_which_both_stood_still_is_nobodys_fault():
@@ -301,14 +303,17 @@ def test_time_in_which_both_stood_still_is_nobodys_fault():
         await until(lambda: bool(keeper.counters()))
         first = keeper.pid
         assert first is not None
+        keeper._watch = replace(QUICK, heartbeat=0.1, patience=1.0)
         os.kill(first, signal.SIGSTOP)
-        asyncio.get_running_loop().call_later(0.01, time.sleep, 3.0)
-        await asyncio.sleep(0.02)
+        asyncio.get_running_loop().call_later(0.01, time.sleep, 1.5)
+        for _ in range(5):  # who counted the time would find it dead now
+            await asyncio.sleep(0.02)
         os.kill(first, signal.SIGCONT)
+        keeper._watch = QUICK
         assert await said(keeper) == "hello"
         assert (keeper.pid, keeper.restarts) == (first, 0)
 
-    with_worker(scenario, watch=Watch(heartbeat=0.4, patience=2.0))
+    with_worker(scenario)
 
 
 def test_a_worker_that_answers_but_pings_is_replaced_too():
