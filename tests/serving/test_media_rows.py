@@ -156,7 +156,7 @@ def test_servers_that_do_harm(server):
     }
     one = server(*answers.values())
     port = one.port
-    limits = replace(SERVICE, hosts=(f"localhost:{port}",), private=True, seconds=2, bytes=1 << 20)
+    limits = replace(SERVICE, hosts=(f"localhost:{port}",), private=True, seconds=4, bytes=1 << 20)
     with pool(limits=limits, seconds=60) as running:
         for name in answers:
             if name == "good":
