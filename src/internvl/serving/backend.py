@@ -8,8 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+from internvl.data.encode import Encoder
 from internvl.serving.translate import Order, Reference
-from internvl.serving.wire import Done, Piece
+from internvl.serving.wire import Done, Piece, Serve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,23 @@ class Facts:
     """Answers that grow at a time; a request's n is at most that."""
     embedder: str | None = None
     """The name of the model behind /v1/embeddings, if there is one."""
-    embedder_size: int | None = None
-    """Side of the pictures that it sees, in pixels; they are cut as `internvl.data.pair.encode_picture` does."""
+
+    @classmethod
+    def of(cls, serve: Serve, encoder: Encoder, *, vocab: int, context: int, slots: int) -> Facts:
+        """What a worker says of the model that it serves."""
+        config, own = encoder.config, encoder.config.system_message
+        return cls(
+            model=serve.name,
+            context=context,
+            vocab=vocab,
+            system=encoder.template.system_message if own is None else own,
+            tool_role=encoder.template.tool is not None,
+            max_tiles=config.max_tiles if config.dynamic else None,
+            tile_size=config.tile_size,
+            slots_per_tile=config.slots_per_tile,
+            slots=slots,
+            embedder=serve.embedder,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +22,7 @@ import httpx
 import numpy as np
 import torch
 
-from internvl.errors import InternVLError, UsageError
+from internvl.errors import UsageError
 from internvl.inference.chat import context as context_of
 from internvl.inference.constraint import Constraint
 from internvl.inference.embed import Embedder
@@ -45,12 +43,11 @@ from internvl.serving.wire import (
     Ping,
     Pong,
     Ready,
-    Refused,
     Serve,
     Vectors,
     WireError,
 )
-from internvl.serving.worker import Come, listen, named
+from internvl.serving.worker import Come, begun, listen, named, unservable
 from internvl.weights.checkpoint import describe, open_checkpoint
 from internvl.weights.files import majority
 from internvl.weights.load import DTYPES, load_encoder, resolve
@@ -90,7 +87,7 @@ def load(serve: Serve) -> Loaded:
         raise UsageError(f"device is {serve.device}; vLLM takes cpu or cuda: choose GPUs with CUDA_VISIBLE_DEVICES")
     cpu = serve.device == "cpu" or not torch.cuda.is_available()
     dtype = _dtype(serve.dtype, cpu, majority(open_checkpoint(source).handles.values()))
-    own, slots = encoder.config.system_message, int(serve.engine["slots"])
+    slots = int(serve.engine["slots"])
     plan = Plan(
         folder=servable(source),
         name=serve.name,
@@ -101,19 +98,7 @@ def load(serve: Serve) -> Loaded:
         cpu=cpu,
     )
     embedder = None if serve.embedder is None else Embedder.load(serve.embedder, device="cpu" if cpu else None)
-    facts = Facts(
-        model=serve.name,
-        context=plan.context,
-        vocab=config.text.vocab,
-        system=encoder.template.system_message if own is None else own,
-        tool_role=encoder.template.tool is not None,
-        max_tiles=encoder.config.max_tiles if encoder.config.dynamic else None,
-        tile_size=encoder.config.tile_size,
-        slots_per_tile=encoder.config.slots_per_tile,
-        slots=slots,
-        embedder=serve.embedder,
-        embedder_size=None if embedder is None else embedder.tile_size,
-    )
+    facts = Facts.of(serve, encoder, vocab=config.text.vocab, context=plan.context, slots=slots)
     look = Look(normalisation=encoder.config.normalisation, dtype=dtype, slot=encoder.slot_id,
                 slots_per_tile=encoder.config.slots_per_tile)  # fmt: skip
     return Loaded(Speech(encoder, config.text.vocab), look, facts, plan, config.text, encoder.stop_ids,
@@ -360,20 +345,13 @@ async def serve_all(channel: Channel, serve: Serve) -> str:
 
 def main() -> None:
     """Serve what the other end says, until it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
-    channel = Channel.inherited(int(sys.argv[1]))
-    got = channel.receive()
-    if got is None or not isinstance(got[0], Serve):
-        raise SystemExit(2)
+    channel, serve = begun(logging.WARNING)  # httpx tells of every request
     try:
-        log.error("%s", asyncio.run(serve_all(channel, got[0])))
-    except OSError:
+        log.error("%s", asyncio.run(serve_all(channel, serve)))
+    except ConnectionError:
         os._exit(0)  # nobody is there any more
     except Exception as error:
-        message = " ".join(str(error).split()) if isinstance(error, InternVLError) else named(error)
-        channel.send(Refused(id=0, message=f"the model cannot be served: {message}", status=500))
+        channel.send(unservable(error))
     os._exit(1)
 
 

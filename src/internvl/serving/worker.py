@@ -112,20 +112,8 @@ def load(serve: Serve) -> Loaded:
     engine = Engine(chat.model, encoder.config.normalisation, EngineConfig(**serve.engine))
     where = device if device is None or isinstance(device, str) else device[0]
     embedder = None if serve.embedder is None else Embedder.load(serve.embedder, device=where)
-    own = encoder.config.system_message
-    facts = Facts(
-        model=serve.name,
-        context=engine.max_len,
-        vocab=vocab,
-        system=encoder.template.system_message if own is None else own,
-        tool_role=encoder.template.tool is not None,
-        max_tiles=encoder.config.max_tiles if encoder.config.dynamic else None,
-        tile_size=encoder.config.tile_size,
-        slots_per_tile=encoder.config.slots_per_tile,
-        slots=min(engine.config.slots, engine.config.per_user or engine.config.slots),
-        embedder=serve.embedder,
-        embedder_size=None if embedder is None else embedder.tile_size,
-    )
+    slots = min(engine.config.slots, engine.config.per_user or engine.config.slots)
+    facts = Facts.of(serve, encoder, vocab=vocab, context=engine.max_len, slots=slots)
     return Loaded(engine, Speech(encoder, vocab), embedder, facts)
 
 
@@ -369,22 +357,33 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__} at {' > '.join(places[-6:])}"
 
 
-def main() -> None:
-    """Serve what the other end says, until it is gone."""
+def begun(level: int) -> tuple[Channel, Serve]:
+    """What every worker begins with: the other end, and what it is to serve. level: what its log holds at least."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to everyone; the supervisor says when to end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
     channel = Channel.inherited(int(sys.argv[1]))
     got = channel.receive()
     if got is None or not isinstance(got[0], Serve):
         raise SystemExit(2)
+    return channel, got[0]
+
+
+def unservable(error: Exception) -> Refused:
+    """Why nothing can be served, as whoever started the server is told."""
+    message = " ".join(str(error).split()) if isinstance(error, InternVLError | OSError) else named(error)
+    return Refused(id=0, message=f"the model cannot be served: {message}", status=500)
+
+
+def main() -> None:
+    """Serve what the other end says, until it is gone."""
+    channel, serve = begun(logging.INFO)
     inbox: Inbox = queue.Queue(INBOX)
     threading.Thread(target=listen, args=(channel, inbox), daemon=True).start()
     try:
-        loaded = load(got[0])
+        loaded = load(serve)
     except Exception as error:
-        message = " ".join(str(error).split()) if isinstance(error, InternVLError | OSError) else named(error)
-        channel.send(Refused(id=0, message=f"the model cannot be served: {message}", status=500))
+        channel.send(unservable(error))
         os._exit(1)
     try:
         Worker(channel, loaded, inbox).run()
