@@ -26,6 +26,7 @@ from internvl.errors import UsageError
 from internvl.inference.chat import context as context_of
 from internvl.inference.constraint import Constraint
 from internvl.inference.embed import Embedder
+from internvl.inference.sampling import SamplingConfig
 from internvl.models.config import ChatConfig, TextConfig
 from internvl.serving.backend import Facts
 from internvl.serving.refusal import Refusal, internal, queue_full, refusal_of
@@ -33,7 +34,7 @@ from internvl.serving.saying import Saying, Speech
 from internvl.serving.vectors import Embedding
 from internvl.serving.vllm_model import Plan, Program, servable
 from internvl.serving.vllm_options import VllmOptions
-from internvl.serving.vllm_request import Chunk, Look, body, chunk, sampled
+from internvl.serving.vllm_request import Chunk, Drawn, Look, body, chunk, sampled
 from internvl.serving.wire import (
     Ask,
     Channel,
@@ -198,24 +199,29 @@ class VllmWorker:
         # What a model writes before every answer is no part of its form: it is said already.
         ids = [*ask.ids, *loaded.lead_ids] if form else list(ask.ids)
         grammar = None if form is None else form.grammar(loaded.speech.lead)
-        sampling = sampled(request.sampling, loaded.stop_ids, n=ask.n, logprobs=ask.logprobs, grammar=grammar)
+        n = 1 if request.sampling.is_greedy else ask.n  # vLLM does not draw what is the same n times
+        sampling = sampled(request.sampling, loaded.stop_ids, n=n, logprobs=ask.logprobs, grammar=grammar)
         content = body(ids, request.pictures, sampling, loaded.look, ask.priority)
         return content, Growing(request.sampling, loaded.speech.answers(ask))
 
     def _tell(self, growing: Growing, said: Chunk) -> None:
         growing.reused = growing.reused if said.reused is None else said.reused
         for drawn in said.drawn:
-            if drawn.answer in growing.ends:  # a stop string has ended it
-                continue
-            saying = growing.sayings[drawn.answer]
-            for token in drawn.tokens:
-                self._counted["generated"] += 1
-                for piece in saying.hear(token, silent=token.id in self._loaded.stop_ids):
-                    self._channel.send(piece)
-                if saying.stopped:
-                    break
-            if saying.stopped or drawn.finish is not None:
-                growing.ends[drawn.answer] = "stop" if saying.stopped else str(drawn.finish)
+            for answer in range(len(growing.sayings)) if growing.config.is_greedy else (drawn.answer,):
+                self._hear(growing, answer, drawn)
+
+    def _hear(self, growing: Growing, answer: int, drawn: Drawn) -> None:
+        if answer in growing.ends:  # a stop string has ended it
+            return
+        saying = growing.sayings[answer]
+        for token in drawn.tokens:
+            self._counted["generated"] += 1
+            for piece in saying.hear(token, silent=token.id in self._loaded.stop_ids):
+                self._channel.send(piece)
+            if saying.stopped:
+                break
+        if saying.stopped or drawn.finish is not None:
+            growing.ends[answer] = "stop" if saying.stopped else str(drawn.finish)
 
     def _finish(self, growing: Growing) -> None:
         """All answers are complete; how much of the prompt was known is told at the very end."""
@@ -247,7 +253,7 @@ class VllmWorker:
 class Growing:
     """The answers to one request."""
 
-    config: Any
+    config: SamplingConfig
     sayings: list[Saying]
 
     def __post_init__(self) -> None:
