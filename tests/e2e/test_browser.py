@@ -28,8 +28,8 @@ import uvicorn  # noqa: E402
 from playwright.sync_api import Page as Tab  # noqa: E402
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
-from internvl.serving.page import Endpoint, Setup, page_app  # noqa: E402
-from internvl.serving.page_words import WORDS, say  # noqa: E402
+from internvl.serving.page.app import Endpoint, Setup, page_app  # noqa: E402
+from internvl.serving.page.words import WORDS, say  # noqa: E402
 from internvl.serving.refusal import Refusal, queue_full  # noqa: E402
 from tests.data.test_video import film  # noqa: E402
 from tests.e2e.served import running as served_for_real  # noqa: E402
@@ -406,9 +406,9 @@ def test_a_server_that_is_away_is_told_at_once(browser):
 
 
 def test_settings_that_a_server_is_not_known_to_take_are_told(browser, monkeypatch):
-    from internvl.serving import page_talk
+    from internvl.serving.page import talk
 
-    monkeypatch.setattr(page_talk, "TAKEN", {})
+    monkeypatch.setattr(talk, "TAKEN", {})
     with listening(Echo()) as server:
         setup = Setup(endpoint=lambda scope: Endpoint(f"{server.address}/v1"))
         with running(page_app(setup)) as address, tab(browser, address) as page:

@@ -300,13 +300,13 @@ def test_what_is_answered_is_logged_streamed_or_not(caplog, path, is_streamed):
 def test_the_page_is_told_where_votes_are_written_down(tmp_path, monkeypatch):
     told = []
     page = SimpleNamespace(mount=lambda app, settings, *, votes: told.append(votes))
-    monkeypatch.setitem(sys.modules, "internvl.serving.page", page)
+    monkeypatch.setitem(sys.modules, "internvl.serving.page.app", page)
     assert create_app(Settings(votes=tmp_path / "votes.jsonl"), Echo()).state.has_page
     assert told == [tmp_path / "votes.jsonl"]
 
 
 def test_votes_without_a_page_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "internvl.serving.page", None)
+    monkeypatch.setitem(sys.modules, "internvl.serving.page.app", None)
     assert not create_app(Settings(), Echo()).state.has_page
     with pytest.raises(UsageError, match=r"internvl\[ui\]"):
         create_app(Settings(votes=tmp_path / "votes.jsonl"), Echo())

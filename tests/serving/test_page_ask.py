@@ -15,12 +15,12 @@ pytest.importorskip("httpx", reason="the page asks with httpx, which is not inst
 
 from internvl.data.limits import Limits
 from internvl.errors import UsageError
-from internvl.serving import page_ask
-from internvl.serving.page_answering import Desk, answer, prepare
-from internvl.serving.page_ask import Count, End, Endpoint, Failed, Part, endpoint_of
-from internvl.serving.page_desk import Asked, Page
-from internvl.serving.page_opening import opened
-from internvl.serving.page_talk import Talk, Wishes
+from internvl.serving.page import ask
+from internvl.serving.page.answering import Desk, answer, prepare
+from internvl.serving.page.ask import Count, End, Endpoint, Failed, Part, endpoint_of
+from internvl.serving.page.desk import Asked, Page
+from internvl.serving.page.opening import opened
+from internvl.serving.page.talk import Talk, Wishes
 from tests.data.test_video import film
 
 WISHES = Wishes(model="nano", owner="internvl")
@@ -81,7 +81,7 @@ def server(status=200, body=b"", headers=(), lines=None, hang=False):
 
 def heard(endpoint: Endpoint) -> list:
     async def collect():
-        return [one async for one in page_ask.answers(endpoint, {"model": "nano"})]
+        return [one async for one in ask.answers(endpoint, {"model": "nano"})]
 
     return asyncio.run(collect())
 
@@ -137,7 +137,7 @@ def test_an_endpoint_is_an_address(url):
 def test_models_that_only_make_vectors_are_not_offered():
     listed = {"data": [{"id": "a", "owned_by": "internvl", "max_model_len": 9}, {"id": "a-c", "owned_by": "internvl"}]}
     with server(body=json.dumps(listed).encode()) as (endpoint, _, _):
-        assert asyncio.run(page_ask.models(endpoint)) == {"a": "internvl"}
+        assert asyncio.run(ask.models(endpoint)) == {"a": "internvl"}
 
 
 @pytest.mark.parametrize(
@@ -146,12 +146,12 @@ def test_models_that_only_make_vectors_are_not_offered():
 )
 def test_the_server_says_how_pictures_are_cut(said, tiles):
     with server(body=json.dumps(said).encode()) as (endpoint, _, _):
-        assert asyncio.run(page_ask.tiles(endpoint, {})) == tiles
+        assert asyncio.run(ask.tiles(endpoint, {})) == tiles
 
 
 def test_a_server_without_tokenize_says_nothing_of_tiles():
     with server(status=404, body=b"{}") as (endpoint, _, _):
-        assert asyncio.run(page_ask.tiles(endpoint, {})) is None
+        assert asyncio.run(ask.tiles(endpoint, {})) is None
 
 
 # ---- an answer on the page -------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_a_refused_file_leaves_a_turn_that_says_so(files, tmp_path):
 
 
 def test_the_process_that_opens_files_is_told_no_secrets(monkeypatch):
-    from internvl.serving.page_opening import _environment
+    from internvl.serving.page.opening import _environment
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("INTERNVL_API_KEYS", "sk-secret")

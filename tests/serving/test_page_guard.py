@@ -21,9 +21,9 @@ if importlib.util.find_spec("gradio") is None:
 import gradio.routes
 from starlette.testclient import TestClient
 
-from internvl.serving.page import Gate, Setup, in_a_loop, page_app
-from internvl.serving.page_ask import Endpoint
-from internvl.serving.page_guard import COOKIE, ROUTES, SMALL_BODY, TRIES, PageGuard, is_used
+from internvl.serving.page.app import Gate, Setup, in_a_loop, page_app
+from internvl.serving.page.ask import Endpoint
+from internvl.serving.page.guard import COOKIE, ROUTES, SMALL_BODY, TRIES, PageGuard, is_used
 from tests.serving.echo import KEY, served
 
 OTHER = "sk-fedcba9876543210"
@@ -226,9 +226,9 @@ def test_what_was_sent_is_for_its_owner_only_and_goes_with_the_page():
 
 
 def test_a_full_folder_takes_no_more(monkeypatch):
-    from internvl.serving import page_desk
+    from internvl.serving.page import desk
 
-    monkeypatch.setattr(page_desk, "MOST_HELD", 1)
+    monkeypatch.setattr(desk, "MOST_HELD", 1)
     with alone() as client:
         first = client.post("/gradio_api/upload", files={"files": ("a.png", b"x")})
         second = client.post("/gradio_api/upload", files={"files": ("b.png", b"x")})
@@ -304,7 +304,7 @@ def test_nothing_of_the_page_comes_from_elsewhere(signed):
 
 
 def test_two_people_do_not_share_a_conversation():
-    from internvl.serving.page_desk import Page
+    from internvl.serving.page.desk import Page
 
     page = Page(lambda scope: Endpoint("http://127.0.0.1:9/v1"), desk=None)  # pyright: ignore[reportArgumentType]
     page.swept = time.time()

@@ -18,12 +18,12 @@ from internvl.data.prompts import Image as Picture
 from internvl.data.prompts import Message, Text, Video
 from internvl.errors import MediaRefused
 from internvl.inference.contents import contents
-from internvl.serving import page_words
 from internvl.serving.fields import understood
-from internvl.serving.page_desk import GALLERY, asked_of, name_of
-from internvl.serving.page_notes import LARGEST, note_of, write
-from internvl.serving.page_share import html_of
-from internvl.serving.page_talk import (
+from internvl.serving.page import words
+from internvl.serving.page.desk import GALLERY, asked_of, name_of
+from internvl.serving.page.notes import LARGEST, note_of, write
+from internvl.serving.page.share import html_of
+from internvl.serving.page.talk import (
     Shown,
     Talk,
     Took,
@@ -36,8 +36,8 @@ from internvl.serving.page_talk import (
     seed_of,
     whole,
 )
-from internvl.serving.page_view import View, answer_text, grid_of, items, markdown, regions
-from internvl.serving.page_words import LANGUAGES, WORDS, say
+from internvl.serving.page.view import View, answer_text, grid_of, items, markdown, regions
+from internvl.serving.page.words import LANGUAGES, WORDS, say
 from internvl.serving.schema import ChatRequest
 
 VIEW = View("en", lambda shown: "picture.png")
@@ -187,15 +187,15 @@ def test_both_languages_say_everything_and_fill_in_the_same():
 
 def test_every_word_that_is_used_is_known():
     """In Python, in the component and in its template."""
-    folder = Path(page_words.__file__).parent
-    text = "".join(file.read_text(encoding="utf-8") for file in folder.glob("page*.py"))
-    script = (folder / "page_files" / "talk.js").read_text(encoding="utf-8")
-    template = (folder / "page_files" / "talk.html").read_text(encoding="utf-8")
+    folder = Path(words.__file__).parent
+    text = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+    script = (folder / "files" / "talk.js").read_text(encoding="utf-8")
+    template = (folder / "files" / "talk.html").read_text(encoding="utf-8")
     used = set(re.findall(r"""\bsay\(\s*"(\w+)\"""", text)) | set(re.findall(r"""Failed\("(\w+)\"""", text))
     assert used <= WORDS.keys()
     browser = set(re.findall(r"\bsay\('(\w+)'", script))
     browser |= set(re.findall(r'data-(?:word|label|place)="(\w+)"', template))
-    assert browser <= set(page_words.IN_THE_BROWSER)
+    assert browser <= set(words.IN_THE_BROWSER)
     assert len(used) > 20
     assert len(browser) > 20
 

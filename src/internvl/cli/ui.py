@@ -71,9 +71,10 @@ def _with_server(settings: Settings, listener: socket.socket, votes: Path | None
     from dataclasses import replace
 
     from internvl.cli.serve import backend_of
-    from internvl.serving import listen, page
+    from internvl.serving import listen
     from internvl.serving.app import create_app
     from internvl.serving.logs import write_to
+    from internvl.serving.page import app as page
 
     write_to()
     app = create_app(replace(settings, ui=False), backend_of(settings, None))
@@ -90,8 +91,8 @@ def _alone(
 
     import uvicorn
 
-    from internvl.serving import page
-    from internvl.serving.page_ask import endpoint_of
+    from internvl.serving.page import app as page
+    from internvl.serving.page.ask import endpoint_of
 
     server = endpoint_of(endpoint, os.environ.get("OPENAI_API_KEY", ""))
     names = (*page.OWN_NAMES, *settings.server_names) if settings.is_loopback else None

@@ -16,8 +16,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from internvl.data.boxes import Box, parse
-from internvl.serving.page_talk import Shown, Talk, Turn, Upload
-from internvl.serving.page_words import Language, say
+from internvl.serving.page.talk import Shown, Talk, Turn, Upload
+from internvl.serving.page.words import Language, say
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

@@ -28,8 +28,8 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from internvl.serving.page_headers import HEADERS, STYLE, bounded, marked_page, of_files, once, whole, with_headers
-from internvl.serving.page_words import Language, language_of, say
+from internvl.serving.page.headers import HEADERS, STYLE, bounded, marked_page, of_files, once, whole, with_headers
+from internvl.serving.page.words import Language, language_of, say
 
 ROUTES: tuple[tuple[str, str], ...] = (
     ("GET HEAD", r"/"),
@@ -55,7 +55,7 @@ TRIES, TRY_SECONDS = 10, 60.0
 OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 PERSON = "internvl.person"
 """Where the scope says whose key it was."""
-FILES = Path(__file__).parent / "page_files"
+FILES = Path(__file__).parent / "files"
 
 
 @dataclass(frozen=True, kw_only=True)

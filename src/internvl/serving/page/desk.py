@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from internvl.data.media import shorten
-from internvl.serving import page_ask, page_notes, page_share
-from internvl.serving.page_answering import Desk, answer, prepare
-from internvl.serving.page_ask import Endpoint, Failed
-from internvl.serving.page_talk import Json, Shown, Talk, Turn, Wishes, messages_of
-from internvl.serving.page_view import items
-from internvl.serving.page_words import Language, language_of, say, words_of
+from internvl.serving.page import ask, notes, share
+from internvl.serving.page.answering import Desk, answer, prepare
+from internvl.serving.page.ask import Endpoint, Failed
+from internvl.serving.page.talk import Json, Shown, Talk, Turn, Wishes, messages_of
+from internvl.serving.page.view import items
+from internvl.serving.page.words import Language, language_of, say, words_of
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -211,10 +211,10 @@ class Page:
     def vote(self, talk: Talk, number: object, vote: object, reason: object) -> None:
         """Write down what somebody thinks of an answer; once more takes nothing back: the file has both."""
         turn = talk.find(number)
-        if self.votes is None or turn is None or turn.is_running or vote not in page_notes.VOTES:
+        if self.votes is None or turn is None or turn.is_running or vote not in notes.VOTES:
             return
-        note = page_notes.note_of(turn, vote, str(reason or ""))
-        if page_notes.write(self.votes, note):
+        note = notes.note_of(turn, vote, str(reason or ""))
+        if notes.write(self.votes, note):
             turn.vote = str(vote)
 
     def share(self, talk: Talk) -> Json:
@@ -222,7 +222,7 @@ class Page:
         if not talk.turns or talk.is_busy:
             return {}
         file = self.desk.folder / f"{secrets.token_hex(16)}.html"
-        file.write_text(page_share.html_of(talk), encoding="utf-8")
+        file.write_text(share.html_of(talk), encoding="utf-8")
         name = f"internvl-{time.strftime('%Y-%m-%d-%H%M')}.html"
         return {"download": {"id": secrets.token_hex(4), "url": address_of(file), "name": name}}
 
@@ -238,7 +238,7 @@ class Page:
         body: Json = {"model": turn.model or wishes.model, "messages": messages_of([alone])}
         body |= {"max_tiles": wishes.max_tiles} if wishes.max_tiles and "max_tiles" in wishes.extras else {}
         try:
-            turn.tiles = await page_ask.tiles(endpoint, body)
+            turn.tiles = await ask.tiles(endpoint, body)
         except Failed as error:
             return notice(talk.language, error)
         if turn.tiles is None:
@@ -246,7 +246,7 @@ class Page:
         return {}
 
     async def models(self, endpoint: Endpoint) -> dict[str, str | None]:
-        return await page_ask.models(endpoint)
+        return await ask.models(endpoint)
 
 
 def replace_uploads(turn: Turn, kept: frozenset[Path] | set[Path]) -> Turn:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from internvl.serving.page_talk import Turn
+from internvl.serving.page.talk import Turn
 
 Vote = Literal["up", "down", "flag"]
 VOTES: tuple[Vote, ...] = ("up", "down", "flag")

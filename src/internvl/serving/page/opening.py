@@ -1,6 +1,6 @@
 """What a person sends, made pictures that a browser shows and any server takes.
 
-    file --opened--> [a process of its own: python -m internvl.serving.page_opening] --> Upload of Shown, in a folder
+    file --opened--> [a process of its own: python -m internvl.serving.page.opening] --> Upload of Shown, in a folder
 
 A stranger's file is decoded within the bounds that `internvl.serving.reader` has for its process; this process only
 writes down what comes back. JPEG, PNG and WebP pictures stay the files they are.
@@ -26,8 +26,8 @@ from internvl.data.image import to_rgb
 from internvl.data.limits import Limits
 from internvl.data.media import SIGNATURES, open_image, open_pdf, open_video
 from internvl.errors import InternVLError, MediaUnreadable
-from internvl.serving.page_ask import Failed
-from internvl.serving.page_talk import Kind, Shown, Upload
+from internvl.serving.page.ask import Failed
+from internvl.serving.page.talk import Kind, Shown, Upload
 from internvl.serving.reading import limits_as_json, limits_of
 
 KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
@@ -143,7 +143,7 @@ async def opened(file: Path, name: str, folder: Path, limits: Limits, *, frames:
 async def _asked(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
     """What the process that decodes says, and the pictures after it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "internvl.serving.page_opening", stdin=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "internvl.serving.page.opening", stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=_environment(),
     )  # fmt: skip
     try:

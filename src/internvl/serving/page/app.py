@@ -1,7 +1,7 @@
 """The web page: a client of an OpenAI-style server, drawn by Gradio around a small component of our own.
 
-browser --PageGuard--> Gradio --events--> Page --page_answering--> /v1 of the server
-   '-- page_files/page.js: the conversation and the question
+browser --PageGuard--> Gradio --events--> Page --answering.py--> /v1 of the server
+   '-- files/talk.js: the conversation and the question
 
 mount(app, settings)   at /ui of `internvl serve`, behind the keys of its API; it asks that same server
 page_app(setup)        alone, for any server: `internvl ui --endpoint URL`
@@ -26,10 +26,10 @@ from starlette.routing import Route
 
 from internvl.data.limits import MIB, Limits
 from internvl.errors import MissingExtra
-from internvl.serving.page_answering import Desk
-from internvl.serving.page_ask import Endpoint
-from internvl.serving.page_desk import Page
-from internvl.serving.page_guard import OWN_NAMES, PERSON, Gate, PageGuard
+from internvl.serving.page.answering import Desk
+from internvl.serving.page.ask import Endpoint
+from internvl.serving.page.desk import Page
+from internvl.serving.page.guard import OWN_NAMES, PERSON, Gate, PageGuard
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -108,7 +108,7 @@ def _gradio(setup: Setup, place: str) -> tuple[FastAPI, Callable[[], bool]]:
         import_module("gradio")
     except ModuleNotFoundError as error:
         raise MissingExtra(f"the page needs {error.name}; pip install 'internvl[ui]'") from None
-    from internvl.serving.page_layout import blocks_of, mounted
+    from internvl.serving.page.layout import blocks_of, mounted
 
     folder = Path(tempfile.gettempdir()).resolve() / f"internvl-ui-{secrets.token_hex(8)}"
     desk = Desk(folder=folder, limits=setup.sent, opening=asyncio.Semaphore(OPENED_AT_ONCE))

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from internvl.data.limits import Limits
 from internvl.errors import MediaError
-from internvl.serving.page_ask import Count, End, Endpoint, Failed, Part, answers
-from internvl.serving.page_opening import opened
-from internvl.serving.page_talk import Talk, Took, Turn, Upload, Wishes, messages_of, request_of
+from internvl.serving.page.ask import Count, End, Endpoint, Failed, Part, answers
+from internvl.serving.page.opening import opened
+from internvl.serving.page.talk import Talk, Took, Turn, Upload, Wishes, messages_of, request_of
 
 T = TypeVar("T")
 TICK = 0.08

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from internvl.errors import InternVLError, UsageError
-from internvl.serving.page_talk import Json
+from internvl.serving.page.talk import Json
 
 if TYPE_CHECKING:
     import httpx
@@ -51,7 +51,7 @@ class End:
 
 
 class Failed(InternVLError):
-    """No answer; `word` of `page_words` says why, filled with `filled`."""
+    """No answer; `word` of `words` says why, filled with `filled`."""
 
     def __init__(self, word: str, **filled: object) -> None:
         super().__init__(word)

@@ -6,13 +6,13 @@ import time
 from html import escape
 from pathlib import Path
 
-from internvl.serving.page_talk import Shown, Talk, address_of
-from internvl.serving.page_view import items
-from internvl.serving.page_words import say
+from internvl.serving.page.talk import Shown, Talk, address_of
+from internvl.serving.page.view import items
+from internvl.serving.page.words import say
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Even if something in it were a script, no browser would run it, or fetch anything for it."""
-STYLE = Path(__file__).parent / "page_files" / "talk.css"
+STYLE = Path(__file__).parent / "files" / "talk.css"
 
 
 def html_of(talk: Talk, *, now: float | None = None) -> str:

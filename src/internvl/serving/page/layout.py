@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from internvl.serving.page_ask import Endpoint, Failed
-from internvl.serving.page_desk import Page, asked_of, language_from, notice
-from internvl.serving.page_guard import PERSON
-from internvl.serving.page_talk import Json, Talk, Wishes, seed_of, whole
-from internvl.serving.page_words import Language, say
+from internvl.serving.page.ask import Endpoint, Failed
+from internvl.serving.page.desk import Page, asked_of, language_from, notice
+from internvl.serving.page.guard import PERSON
+from internvl.serving.page.talk import Json, Talk, Wishes, seed_of, whole
+from internvl.serving.page.words import Language, say
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gradio.themes import Base
 
 log = logging.getLogger("internvl.page")
-FILES = Path(__file__).parent / "page_files"
+FILES = Path(__file__).parent / "files"
 Sliders = Sequence[tuple[str, float, float, float, float]]
 # fmt: off
 ANSWERING: Sliders = (

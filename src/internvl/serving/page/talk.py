@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from internvl.errors import MediaRefused
-from internvl.serving.page_words import Language
+from internvl.serving.page.words import Language
 
 Kind = Literal["picture", "page", "frame"]
 State = Literal["reading", "waiting", "growing", "done", "stopped", "failed"]
@@ -91,7 +91,7 @@ class Turn:
     finish: str | None = None
     took: Took | None = None
     failure: tuple[str, dict[str, Any]] | None = None
-    """A word of `page_words` and what fills it."""
+    """A word of `words` and what fills it."""
     vote: str = ""
     tiles: tuple[int, ...] | None = None
     """Of each picture, once somebody asked."""
