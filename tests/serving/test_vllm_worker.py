@@ -1,0 +1,61 @@
+"""A worker that hands over to vLLM, without one: what it may be told, and what it says where it cannot begin."""
+
+from __future__ import annotations
+
+import pytest
+
+from internvl.errors import UsageError
+from internvl.serving import vllm_worker
+from internvl.serving.vllm_options import OURS, VllmOptions
+from internvl.serving.wire import Message, Refused, Serve
+
+
+class Said(list[Message]):
+    """A channel that keeps what is sent."""
+
+    send = list.append
+
+
+@pytest.mark.parametrize("word", [*OURS, "--max_model_len=100", "--dtype=half"])
+def test_what_the_package_says_of_a_model_stays_true(word):
+    with pytest.raises(UsageError, match=r"not passed to vLLM \(.+\); leave it out"):
+        VllmOptions(arguments=("--seed=1", word))
+
+
+def test_it_has_to_have_time_to_load():
+    with pytest.raises(UsageError, match="loading is 0"):
+        VllmOptions(loading=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (UsageError("no such\nmodel"), "no such model", 1),
+        (OSError(28, "No space left on device"), "No space left on device", 1),
+        (ValueError("a secret"), "ValueError at", 1),
+        (BrokenPipeError(), None, 0),
+    ],
+)
+def test_why_it_cannot_begin_is_told_while_somebody_listens(monkeypatch, error, said, code):
+    channel = Said()
+
+    async def failing(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(vllm_worker, "begun", lambda level: (channel, Serve()))
+    monkeypatch.setattr(vllm_worker, "serve_all", failing)
+    monkeypatch.setattr(vllm_worker.os, "_exit", ended)
+    with pytest.raises(SystemExit) as caught:
+        vllm_worker.main()
+    assert caught.value.code == code
+    if said is None:
+        assert not channel
+        return
+    [refused] = channel
+    assert isinstance(refused, Refused)
+    assert said in refused.message
+    assert "secret" not in refused.message
+
+
+def ended(code: int) -> None:
+    raise SystemExit(code)
