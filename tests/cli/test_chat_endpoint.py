@@ -270,7 +270,7 @@ def test_an_interrupt_stops_the_server_and_leaves_the_conversation(capsys):
         main = threading.get_ident()
         threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
         talk.hear("A long one?")
-        assert endpoint.left.wait(20), "the server goes on"
+        assert endpoint.left.wait(120), "the server goes on"
         endpoint.hold = None
         talk.hear("Second?")
     told = capsys.readouterr()
@@ -287,7 +287,7 @@ def test_an_interrupt_of_one_question_is_quiet():
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (130, "")
-        assert endpoint.left.wait(20), "the server goes on"
+        assert endpoint.left.wait(120), "the server goes on"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")

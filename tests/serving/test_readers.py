@@ -186,7 +186,7 @@ def test_what_a_reader_has(monkeypatch):
 
 
 def test_a_reader_that_hangs_is_killed_and_others_go_on():
-    with pool(2, seconds=3) as running:
+    with pool(2, seconds=8) as running:
         hung = media_reader(running)
         os.kill(hung, signal.SIGSTOP)
         waiting = running.later(running.readers.read(order(data(png()))))
@@ -195,7 +195,7 @@ def test_a_reader_that_hangs_is_killed_and_others_go_on():
         with pytest.raises(Refusal) as caught:
             waiting.result(60)
         assert (caught.value.status, caught.value.code) == (422, "media_unreadable")
-        assert "within 3 s" in caught.value.message
+        assert "within 8 s" in caught.value.message
         wait_for(lambda: gone(hung))
         wait_for(lambda: len(running.readers._media._free) == 2)
         assert running.works()

@@ -54,6 +54,7 @@ class NativeBackend:
             )
         )
         self._readers = Readers(readers_config(settings), settings.readers)
+        self._started = False
 
     @property
     def facts(self) -> Facts:
@@ -61,7 +62,7 @@ class NativeBackend:
 
     @property
     def ready(self) -> bool:
-        return self._supervisor.ready
+        return self._started and self._supervisor.ready
 
     async def start(self) -> None:
         """Returns when the model is loaded and the readers are ready. Raises InternVLError if that cannot be."""
@@ -74,6 +75,7 @@ class NativeBackend:
             await asyncio.gather(*starting, return_exceptions=True)
             await self.stop()
             raise
+        self._started = True
 
     async def stop(self) -> None:
         await asyncio.gather(self._supervisor.stop(), self._readers.stop())

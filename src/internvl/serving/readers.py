@@ -121,7 +121,8 @@ class Readers:
             lane.close()
         for reader in self._running:
             reader.kill()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # a job that ends starts the closing of its reader
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._thread(reader.close) for reader in self._running))
         self._running.clear()
         self._threads.shutdown(wait=False)
