@@ -117,6 +117,23 @@ def test_media_of_all_kinds_stand_where_their_parts_stand():
     ]
 
 
+@pytest.mark.parametrize(
+    ("pictures", "typed", "read"),
+    [
+        (1, "<IMAGE_TOKEN>\nWhat?", "What?"),
+        (2, "Image-1: <IMAGE_TOKEN>\nImage-2: <IMAGE_TOKEN>\nWhat?", "What?"),
+        (1, "What is <IMAGE_TOKEN>\nhere?", "What is <IMAGE_TOKEN>\nhere?"),
+        (2, "<IMAGE_TOKEN>\nWhat?", "<IMAGE_TOKEN>\nWhat?"),
+        (0, "<IMAGE_TOKEN>\nWhat?", "<IMAGE_TOKEN>\nWhat?"),
+    ],
+)
+def test_a_heading_for_another_server_is_not_read_twice(pictures, typed, read):
+    """VLMEvalKit's wrapper of LMDeploy writes where pictures stand; here the template does."""
+    content = [*(image() for _ in range(pictures)), {"type": "text", "text": typed}]
+    one = job(chat(messages=[{"role": "user", "content": content}]))
+    assert written(one.unopened) == [("user", read)]
+
+
 def test_a_picture_has_the_tiles_that_it_asks_for():
     one = job(shown(image(max_dynamic_patch=6), image("data:image/png;base64,AAAA"), "a", image(detail="low")))
     assert [reference.max_tiles for reference in one.references] == [6, None, 1]

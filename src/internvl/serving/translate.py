@@ -328,13 +328,18 @@ def _spoken(message: AssistantMessage) -> str:
     return "\n".join(filter(None, [text_of(message.content), *calls]))
 
 
+PLACE = "<IMAGE_TOKEN>"
+"""Where LMDeploy, and VLMEvalKit that asks it, puts a picture into a text."""
+
+
 def _user_parts(message: UserMessage, frames: int | None) -> list[Text | Reference]:
     if isinstance(message.content, str):
         return [Text(message.content)]
     parts: list[Text | Reference] = []
+    alone = all(isinstance(part, ImagePart) for part in message.content[:-1])
     for part in message.content:
         if isinstance(part, TextPart):
-            parts.append(Text(part.text))
+            parts.append(Text(_without_heading(part.text, pictures=len(parts) if alone else 0)))
         elif isinstance(part, ImagePart):
             tiles = 1 if part.image_url.detail == "low" else part.image_url.max_dynamic_patch
             parts.append(Reference("image", part.image_url.url, tiles))
@@ -343,6 +348,17 @@ def _user_parts(message: UserMessage, frames: int | None) -> list[Text | Referen
         else:
             parts.append(Reference("pdf", part.file.file_data, name=part.file.filename))
     return parts
+
+
+def _without_heading(text: str, *, pictures: int) -> str:
+    """A text without the line that clients of LMDeploy put before it for each picture: the family's template writes it.
+
+    >>> _without_heading("<IMAGE_TOKEN>\\nWhat is this?", pictures=1)
+    'What is this?'
+    """
+    one = pictures == 1
+    lines = (f"{'' if one else f'Image-{number}: '}{PLACE}\n" for number in range(1, pictures + 1))
+    return text.removeprefix("".join(lines))
 
 
 def text_of(content: str | list[TextPart] | None) -> str:
