@@ -84,7 +84,8 @@ class Handler(BaseHTTPRequestHandler):
         with LOG.open("a") as file:
             file.write(json.dumps(note) + "\n")
         seed = sampling.get("seed")
-        if seed == REFUSES or (sampling["temperature"] == 0 and sampling["n"] > 1):  # as the real one does
+        several = sampling["temperature"] == 0 and sampling["n"] > 1
+        if seed == REFUSES or several or self.headers["Content-Type"] != "application/json":  # as the real one does
             return self.whole(400, {"error": {"message": "/secret/path: no"}})
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")

@@ -56,6 +56,7 @@ from internvl.weights.load import DTYPES, load_encoder, resolve
 log = logging.getLogger("internvl.worker")
 
 ROUTE = "/inference/v1/generate"
+JSON = {"Content-Type": "application/json"}
 LOOKS = 0.5
 """Seconds between two looks at a vLLM that is loading."""
 BEATS = 5.0
@@ -178,7 +179,7 @@ class VllmWorker:
         content, growing = await asyncio.to_thread(self._prepared, ask, tiles)
         self._drawing += 1
         try:
-            async with self._client.stream("POST", ROUTE, content=content) as response:
+            async with self._client.stream("POST", ROUTE, content=content, headers=JSON) as response:
                 if response.status_code != 200:
                     raise await _refused(response)
                 async for line in response.aiter_lines():
@@ -298,12 +299,12 @@ async def until_well(client: httpx.AsyncClient, program: Program, patience: floa
         if loop.time() > last:
             raise UsageError(f"vLLM was not loaded within {patience:g} s; the log may say why")
         try:
-            if (await client.get("/health")).status_code == 200:
+            if (await client.get("/health", timeout=BEATS)).status_code == 200:
                 break
         except httpx.HTTPError:
             pass
         await asyncio.sleep(LOOKS)
-    routes: Any = (await client.get("/openapi.json")).json()
+    routes: Any = (await client.get("/openapi.json", timeout=PATIENCE)).json()
     if ROUTE not in routes["paths"]:
         raise UsageError(f"this vLLM has no {ROUTE}, by which it is given tokens and pixels; install 0.32 or later")
 
@@ -315,7 +316,7 @@ async def watch(client: httpx.AsyncClient, program: Program) -> None:
     while program.ended is None and loop.time() - well < PATIENCE:
         await asyncio.sleep(BEATS)
         try:
-            if (await client.get("/health")).status_code != 200:
+            if (await client.get("/health", timeout=BEATS)).status_code != 200:
                 return
             well = loop.time()
         except httpx.HTTPError:
