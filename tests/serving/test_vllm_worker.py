@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
 import pytest
 
 from internvl.errors import UsageError
@@ -59,3 +65,23 @@ def test_why_it_cannot_begin_is_told_while_somebody_listens(monkeypatch, error, 
 
 def ended(code: int) -> None:
     raise SystemExit(code)
+
+
+def test_a_vllm_that_stands_still_is_not_well(monkeypatch, tmp_path: Path):
+    """It takes connections and says nothing, as a process does that is stopped or waits for itself."""
+    monkeypatch.setattr(vllm_worker, "PATIENCE", 0.5)
+    monkeypatch.setattr(vllm_worker, "BEATS", 0.1)
+    address = str(tmp_path / "socket")
+
+    async def scenario() -> None:
+        transport = httpx.AsyncHTTPTransport(uds=address)
+        async with httpx.AsyncClient(transport=transport, base_url="http://vllm", timeout=None) as client:
+            running = SimpleNamespace(ended=None)
+            await asyncio.wait_for(vllm_worker.watch(client, running), 60)  # type: ignore[arg-type]
+            with pytest.raises(UsageError, match=r"not loaded within 0\.3 s"):
+                await asyncio.wait_for(vllm_worker.until_well(client, running, 0.3), 60)  # type: ignore[arg-type]
+
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(address)
+        silent.listen()
+        asyncio.run(scenario())
