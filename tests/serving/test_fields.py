@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from internvl.errors import (
     CheckpointError,
@@ -24,7 +25,8 @@ from internvl.errors import (
 from internvl.serving import refusal as refusals
 from internvl.serving.fields import RequestLimits, read_json, understood
 from internvl.serving.refusal import Refusal, check_content_type, check_model, refusal_of
-from internvl.serving.schema import ChatRequest, EmbeddingRequest
+from internvl.serving.responses import ResponsesRequest
+from internvl.serving.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from internvl.serving.translate import translate
 from tests.serving.requests import ADD, HI, KINDS, PNG, chat, image
 from tests.serving.test_schema import TAKEN
@@ -184,6 +186,46 @@ def test_many_names_twice_take_no_long_time():
     body = "{" + ",".join(f'"{n}":0' for n in range(200_000)) + ',"0":1}'
     with pytest.raises(Refusal, match="'0' stands twice"):
         read_json(body.encode())
+
+
+WRONG = [1] * 5000
+"""Less than any limit but that of messages; each of them is a fault."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (ChatRequest, {"messages": WRONG}),
+        (ChatRequest, {"messages": HI, "tools": WRONG}),
+        (ChatRequest, {"messages": [{"role": "user", "content": WRONG}]}),
+        (ChatRequest, {"messages": [{"role": "system", "content": WRONG}]}),
+        (ChatRequest, {"messages": [{"role": "assistant", "content": "", "tool_calls": WRONG}]}),
+        (ChatRequest, {"messages": HI, "stop": WRONG}),
+        (ChatRequest, {"messages": HI, "guided_choice": WRONG}),
+        (ChatRequest, {"messages": HI, "structured_outputs": {"choice": WRONG}}),
+        (CompletionRequest, {"prompt": [{}] * 5000}),
+        (EmbeddingRequest, {"input": [None] * 5000}),
+        (ResponsesRequest, {"input": WRONG}),
+        (ResponsesRequest, {"input": [{"role": "user", "content": WRONG}]}),
+        (ResponsesRequest, {"input": [{"type": "function_call_output", "call_id": "a", "output": WRONG}]}),
+        (ResponsesRequest, {"input": "a", "include": WRONG}),
+        (ResponsesRequest, {"input": "a", "tools": WRONG}),
+    ],
+)
+@pytest.mark.parametrize("limit", [10, 100_000])
+def test_a_long_list_of_wrong_values_has_few_faults(kind, fields, limit):
+    """Building a fault for each would hold up everybody's request."""
+    limits = small(**dict.fromkeys(("messages", "parts", "tools", "stop", "choices", "prompts", "inputs"), limit))
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({"model": "m", **fields}, context=limits)
+    assert caught.value.error_count() == 1
+    assert outcome(lambda: understood(kind, {"model": "m", **fields}, limits)) is not None
+
+
+def test_a_list_is_counted_before_it_is_looked_at():
+    error = outcome(lambda: understood(ChatRequest, {"model": "m", "messages": WRONG}))
+    assert error is not None
+    assert (error.code, error.param) == ("limit_exceeded", "messages")
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------

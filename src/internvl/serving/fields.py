@@ -13,15 +13,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
-from pydantic_core.core_schema import ValidationInfo
+from pydantic_core.core_schema import ValidationInfo, ValidatorFunctionWrapHandler
 
 from internvl.errors import UsageError
 from internvl.inference.constraint import Constraint
 from internvl.serving.refusal import MARK, Refusal, nearest, of_validation, shown
 
 R = TypeVar("R", bound="Fields")
+T = TypeVar("T")
 
 KIB, MIB = 2**10, 2**20
 
@@ -229,18 +240,26 @@ def limits_of(info: ValidationInfo) -> RequestLimits:
     return info.context if isinstance(info.context, RequestLimits) else DEFAULT
 
 
-def at_most(limit: str, what: str = "", *, letters: bool = False) -> AfterValidator:
-    """A bound out of `RequestLimits`: of a number, of how many there are of a list, or of the letters of a text."""
+Many = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is looked at up to its first fault: a request of very many wrong values costs no more than one."""
 
-    def check(value: Any, info: ValidationInfo) -> Any:
+
+def at_most(limit: str, what: str = "", *, letters: bool = False) -> WrapValidator:
+    """A bound out of `RequestLimits`: of a number, of how many there are of a list, or of the letters of a text.
+
+    A list is counted before anything in it is looked at.
+    """
+
+    def check(value: Any, inner: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         most = getattr(limits_of(info), limit)
-        found = len(value) if isinstance(value, list) or letters else value
+        checked = value if isinstance(value, list) else inner(value)
+        found = len(checked) if isinstance(checked, list) or (letters and isinstance(checked, str)) else checked
         if isinstance(found, int) and found > most:
             raise refuse(f"found {found}{' ' + what if what else ''}, at most {most} are taken; send fewer",
                          kind="limit")  # fmt: skip
-        return value
+        return inner(value) if isinstance(value, list) else checked
 
-    return AfterValidator(check)
+    return WrapValidator(check)
 
 
 def by_kind(*branches: tuple[type, str]) -> Discriminator:
@@ -267,7 +286,7 @@ def by_field(name: str, *, missing: str | None = None) -> Discriminator:
 
 
 Texts = Annotated[
-    Annotated[str, Tag("@text")] | Annotated[list[str], Tag("@list")], by_kind((str, "text"), (list, "list"))
+    Annotated[str, Tag("@text")] | Annotated[Many[str], Tag("@list")], by_kind((str, "text"), (list, "list"))
 ]
 """A string, or a list of them."""
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, Tag, model_validator
 
-from internvl.serving.fields import Fields, Schema, at_most, by_field, by_kind, is_data, refuse
+from internvl.serving.fields import Fields, Many, Schema, at_most, by_field, by_kind, is_data, refuse
 from internvl.serving.refusal import shown
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
@@ -107,10 +107,10 @@ UserPart = Annotated[
 
 BY_SHAPE = by_kind((str, "written"), (list, "parts"))
 Content = Annotated[
-    Annotated[str, Tag("@written")] | Annotated[list[UserPart], at_most("parts", "parts"), Tag("@parts")], BY_SHAPE
+    Annotated[str, Tag("@written")] | Annotated[Many[UserPart], at_most("parts", "parts"), Tag("@parts")], BY_SHAPE
 ]
 Written = Annotated[
-    Annotated[str, Tag("@written")] | Annotated[list[TextPart], at_most("parts", "parts"), Tag("@parts")], BY_SHAPE
+    Annotated[str, Tag("@written")] | Annotated[Many[TextPart], at_most("parts", "parts"), Tag("@parts")], BY_SHAPE
 ]
 """Content of whoever cannot show pictures."""
 
@@ -148,7 +148,7 @@ class AssistantMessage(Fields):
 
     role: Literal["assistant"]
     content: Written | None = None
-    tool_calls: Annotated[list[ToolCall], at_most("tools", "calls")] | None = None
+    tool_calls: Annotated[Many[ToolCall], at_most("tools", "calls")] | None = None
     only: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "name": (None,),
         "refusal": (None,),
@@ -301,7 +301,7 @@ ResponseFormat = Annotated[
 ]
 
 Pattern = Annotated[str, Field(min_length=1), at_most("pattern", "letters", letters=True)]
-Choices = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), at_most("choices", "choices")]
+Choices = Annotated[Many[Annotated[str, Field(min_length=1)]], Field(min_length=1), at_most("choices", "choices")]
 
 
 class StructuredOutputs(Fields):

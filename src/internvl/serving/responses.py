@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Tag, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from internvl.serving.fields import Fields, Schema, at_most, by_field, by_kind, limits_of, refuse
+from internvl.serving.fields import Fields, Many, Schema, at_most, by_field, by_kind, limits_of, refuse
 from internvl.serving.messages import (
     NAME,
     Address,
@@ -88,7 +88,7 @@ class InputMessage(Fields):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
-        Annotated[str, Tag("@written")] | Annotated[list[InputPart], at_most("parts", "parts"), Tag("@parts")],
+        Annotated[str, Tag("@written")] | Annotated[Many[InputPart], at_most("parts", "parts"), Tag("@parts")],
         by_kind((str, "written"), (list, "parts")),
     ]
     id: str | None = None
@@ -111,7 +111,7 @@ class FunctionOutput(Fields):
     type: Literal["function_call_output"]
     call_id: str = Field(min_length=1, max_length=256)
     output: Annotated[
-        Annotated[str, Tag("@written")] | Annotated[list[InputText], at_most("parts", "parts"), Tag("@parts")],
+        Annotated[str, Tag("@written")] | Annotated[Many[InputText], at_most("parts", "parts"), Tag("@parts")],
         by_kind((str, "written"), (list, "parts")),
     ]
     id: str | None = None
@@ -168,7 +168,7 @@ class ResponsesRequest(Fields):
 
     model: Name
     input: Annotated[
-        Annotated[str, Tag("@written")] | Annotated[list[Item], at_most("messages", "items"), Tag("@items")],
+        Annotated[str, Tag("@written")] | Annotated[Many[Item], at_most("messages", "items"), Tag("@items")],
         by_kind((str, "written"), (list, "items")),
     ]
     instructions: str | None = None
@@ -176,9 +176,9 @@ class ResponsesRequest(Fields):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_logprobs: Annotated[int, Field(ge=0), at_most("top_logprobs")] | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: Many[Literal["message.output_text.logprobs"]] | None = None
     text: TextConfig | None = None
-    tools: Annotated[list[ResponseTool], at_most("tools", "tools")] | None = None
+    tools: Annotated[Many[ResponseTool], at_most("tools", "tools")] | None = None
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("@mode")] | Annotated[ResponseToolName, Tag("@named")],

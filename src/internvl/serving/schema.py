@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from internvl.serving.fields import Fields, Texts, at_most, by_field, by_kind, limits_of, refuse
+from internvl.serving.fields import Fields, Many, Texts, at_most, by_field, by_kind, limits_of, refuse
 from internvl.serving.messages import (
     ChatMessage,
     Choices,
@@ -153,13 +153,13 @@ class ChatRequest(Drawn):
     >>> understood(ChatRequest, {"model": "nano", "messages": [{"role": "user", "content": "Hi"}]})  # doctest: +SKIP
     """
 
-    messages: Annotated[list[ChatMessage], at_most("messages", "messages")]
+    messages: Annotated[Many[ChatMessage], at_most("messages", "messages")]
     max_completion_tokens: Annotated[int, Field(ge=1), at_most("tokens")] | None = None
     """OpenAI's newer name of max_tokens."""
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0), at_most("top_logprobs")] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[ToolDefinition], at_most("tools", "tools")] | None = None
+    tools: Annotated[Many[ToolDefinition], at_most("tools", "tools")] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     """False: the first call of an answer is the only one."""
@@ -291,7 +291,7 @@ class EmbeddingRequest(Fields):
     model: Name
     input: Annotated[
         Annotated[str, Tag("@written")]
-        | Annotated[list[Seen], Field(min_length=1), at_most("inputs", "inputs"), Tag("@list")],
+        | Annotated[Many[Seen], Field(min_length=1), at_most("inputs", "inputs"), Tag("@list")],
         by_kind((str, "written"), (list, "list")),
         BeforeValidator(no_ids),
     ]
@@ -328,8 +328,8 @@ class TokenizeRequest(Fields):
 
     model: Name | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], at_most("messages", "messages")] | None = None
-    tools: Annotated[list[ToolDefinition], at_most("tools", "tools")] | None = None
+    messages: Annotated[Many[ChatMessage], at_most("messages", "messages")] | None = None
+    tools: Annotated[Many[ToolDefinition], at_most("tools", "tools")] | None = None
     max_tiles: Annotated[int, Field(ge=1), at_most("tiles", "tiles")] | None = None
     num_frames: Annotated[int, Field(ge=1), at_most("frames", "frames")] | None = None
     add_special_tokens: bool | None = None
