@@ -10,10 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
+from starlette.testclient import TestClient
 
 from internvl.cli.main import run
+from tests.serving.echo import KEY, Echo
 
 URL = "http://127.0.0.1:9/v1"
 
@@ -33,6 +36,36 @@ def test_what_cannot_be_is_said_in_one_line(capsys, monkeypatch, options, said):
     told = capsys.readouterr().err.strip()
     assert said in told
     assert "\n" not in told
+
+
+@contextmanager
+def started(monkeypatch, *options):
+    """A client of what `internvl ui` would serve, with the keys that people sign in with."""
+    found = []
+    monkeypatch.setenv("INTERNVL_API_KEYS", KEY)
+    monkeypatch.setattr("internvl.cli.serve.backend_of", lambda settings, vllm: Echo())
+    monkeypatch.setattr("internvl.serving.listen.serve", lambda settings, app, listener, told: found.append(app))
+    assert run(["ui", "--no-browser", "--port", "0", *options]) == 0
+    with TestClient(found[0], base_url="http://localhost", follow_redirects=False) as client:
+        yield client
+
+
+def test_with_a_key_people_sign_in_on_the_page_of_the_server_that_it_starts(monkeypatch, tmp_path):
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("the page is drawn by gradio, which is not installed (pip install 'internvl[ui]')")
+    with started(monkeypatch, "--votes", str(tmp_path / "votes.jsonl")) as client:
+        form = client.get("/ui/")
+        assert (form.status_code, 'action="/ui/sign-in"' in form.text) == (401, True)
+        assert client.post("/ui/sign-in", data={"key": KEY}).status_code == 303
+        assert client.get("/ui/config").status_code == 200
+        assert client.get("/v1/models").status_code == 401
+
+
+def test_without_what_draws_the_page_it_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr("internvl.cli.serve.backend_of", lambda settings, vllm: Echo())
+    assert run(["ui", "--no-browser", "--port", "0"]) == 2
+    assert "pip install 'internvl[ui]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -53,23 +53,21 @@ def ui(
         raise UsageError("--endpoint is a server that runs; --model, --device and --dtype belong to another")
     settings = Settings(
         model=model, device=device, dtype=dtype, host=host, port=port, keys=read_keys(api_key_file),
-        server_names=tuple(server_name or ()),
+        server_names=tuple(server_name or ()), votes=votes,
     )  # fmt: skip
     listener = listen.bind(settings)
     try:
         address = listen.address_of(settings, listener)
         if endpoint is None:
-            _with_server(settings, listener, votes, address, browser)
+            _with_server(settings, listener, address, browser)
         else:
-            _alone(settings, endpoint, listener, votes, address, browser)
+            _alone(settings, endpoint, listener, address, browser)
     finally:
         listener.close()
 
 
-def _with_server(settings: Settings, listener: socket.socket, votes: Path | None, address: str, browser: bool) -> None:
+def _with_server(settings: Settings, listener: socket.socket, address: str, browser: bool) -> None:
     """`internvl serve` with the page at /ui."""
-    from dataclasses import replace
-
     from internvl.cli.serve import backend_of
     from internvl.serving import listen
     from internvl.serving.app import create_app
@@ -77,15 +75,14 @@ def _with_server(settings: Settings, listener: socket.socket, votes: Path | None
     from internvl.serving.page import app as page
 
     write_to()
-    app = create_app(replace(settings, ui=False), backend_of(settings, None))
-    page.mount(app, settings, votes=votes)
+    app = create_app(settings, backend_of(settings, None))
+    if not app.state.has_page:
+        raise MissingExtra("the page needs gradio; pip install 'internvl[ui]'")
     typer.echo(f"internvl is loading {settings.served_name} ...")
     listen.serve(settings, app, listener, told=lambda: _ready(f"{address}{page.PLACE}/", browser))
 
 
-def _alone(
-    settings: Settings, endpoint: str, listener: socket.socket, votes: Path | None, address: str, browser: bool
-) -> None:
+def _alone(settings: Settings, endpoint: str, listener: socket.socket, address: str, browser: bool) -> None:
     """The page only; the server is elsewhere."""
     import asyncio
 
@@ -97,7 +94,7 @@ def _alone(
     server = endpoint_of(endpoint, os.environ.get("OPENAI_API_KEY", ""))
     names = (*page.OWN_NAMES, *settings.server_names) if settings.is_loopback else None
     gate = page.Gate(keys=settings.keys, names=names, upload=page.SENT.bytes)
-    app = page.page_app(page.Setup(endpoint=lambda _: server, gate=gate, votes=votes))
+    app = page.page_app(page.Setup(endpoint=lambda _: server, gate=gate, votes=settings.votes))
     config = uvicorn.Config(app, ws="none", log_level="warning", access_log=False, server_header=False,
                             proxy_headers=False, timeout_graceful_shutdown=2)  # fmt: skip
 
