@@ -332,6 +332,12 @@ def test_a_refused_file_leaves_a_turn_that_says_so(files, tmp_path):
     assert turn.sent == ("bad.png",)
 
 
+def test_the_folder_that_the_server_was_started_in_is_no_place_for_modules(files, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    assert len(open_one(files, "a.png", tmp_path).shown) == 1
+
+
 def test_the_process_that_opens_files_is_told_no_secrets(monkeypatch):
     from internvl.serving.page.opening import _environment
 

@@ -1,6 +1,6 @@
 """What a person sends, made pictures that a browser shows and any server takes.
 
-    file --opened--> [a process of its own: python -m internvl.serving.page.opening] --> Upload of Shown, in a folder
+    file --opened--> [a process of its own: python -P -m internvl.serving.page.opening] --> Upload of Shown, in a folder
 
 A stranger's file is decoded within the bounds that `internvl.serving.reader` has for its process; this process only
 writes down what comes back. JPEG, PNG and WebP pictures stay the files they are.
@@ -26,6 +26,7 @@ from internvl.data.image import to_rgb
 from internvl.data.limits import Limits
 from internvl.data.media import SIGNATURES, open_image, open_pdf, open_video
 from internvl.errors import InternVLError, MediaUnreadable
+from internvl.serving import child
 from internvl.serving.page.ask import Failed
 from internvl.serving.page.talk import Kind, Shown, Upload
 from internvl.serving.reading import limits_as_json, limits_of
@@ -143,7 +144,7 @@ async def opened(file: Path, name: str, folder: Path, limits: Limits, *, frames:
 async def _asked(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
     """What the process that decodes says, and the pictures after it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "internvl.serving.page.opening", stdin=asyncio.subprocess.PIPE,
+        sys.executable, "-P", "-m", "internvl.serving.page.opening", stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=_environment(),
     )  # fmt: skip
     try:
@@ -161,9 +162,8 @@ async def _asked(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """Only what Python itself needs: no keys."""
-    kept = ("PATH", "PYTHONPATH", "HOME", "LANG", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
-    return {name: os.environ[name] for name in kept if name in os.environ}
+    """What readers are given too: no keys."""
+    return {name: os.environ[name] for name in child.KEPT if name in os.environ}
 
 
 def _without_settings(said: str) -> str:
