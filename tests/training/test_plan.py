@@ -350,7 +350,7 @@ def test_shapes_of_a_folder_with_and_without_weights(golden, tmp_path):
 
 
 def test_shapes_of_the_embedded_model_and_of_parts():
-    assert sum(part.parameters for part in parts_of(shapes_of(Start()).config, Learn())) == 5_941_376
+    assert sum(part.parameters for part in parts_of(shapes_of(Start()).config, Learn())) == 7_810_560
     parts = shapes_of(recipes.find("internvl2_5_8b_stage1").make().start)
     assert parts.config == zoo.find("internvl2.5-8b").config
     assert shapes_of(Start(model="internvl2.5-8b", tile_size=336)).config.tile_size == 336
