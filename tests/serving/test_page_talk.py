@@ -20,7 +20,7 @@ from internvl.errors import MediaRefused
 from internvl.inference.contents import contents
 from internvl.serving.fields import understood
 from internvl.serving.page import words
-from internvl.serving.page.desk import GALLERY, asked_of, name_of
+from internvl.serving.page.desk import EXAMPLES, GALLERY, asked_of, name_of
 from internvl.serving.page.notes import LARGEST, note_of, write
 from internvl.serving.page.share import html_of
 from internvl.serving.page.talk import (
@@ -198,6 +198,11 @@ def test_every_word_that_is_used_is_known():
     assert browser <= set(words.IN_THE_BROWSER)
     assert len(used) > 20
     assert len(browser) > 20
+
+
+def test_the_pictures_of_the_gallery_are_there():
+    assert GALLERY
+    assert all((EXAMPLES / one.file).is_file() for one in GALLERY)
 
 
 def test_the_gallery_speaks_both_languages():

@@ -35,7 +35,7 @@ MOST_HELD = 4 * 2**30
 MOST_FILES = 16
 """Of one question."""
 LONGEST_TEXT = 200_000
-EXAMPLES = Path(__file__).parent.parent / "nano" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "nano" / "examples"
 
 
 @dataclass(frozen=True)
