@@ -141,6 +141,12 @@ def test_this_machine_is_asked_by_its_name(host, status):
         assert client.get("/v1/models", headers={"Host": host}).status_code == status
 
 
+def test_it_is_asked_by_the_address_that_it_listens_at():
+    with served(host="127.0.0.2") as client:
+        assert client.get("/v1/models", headers={"Host": "127.0.0.2:8000"}).status_code == 200
+        assert client.get("/v1/models", headers={"Host": "127.0.0.3"}).status_code == 421
+
+
 def test_other_origins_are_not_let_in():
     preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     with served() as client:

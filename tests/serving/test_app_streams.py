@@ -78,6 +78,7 @@ def test_what_is_in_the_air_ends_and_nothing_new_begins():
         until(lambda: client.get("/ready").status_code == 503, "it is not ready")
         refused = client.post("/v1/chat/completions", json=LONG)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert refused.json()["error"]["message"] == "the server is stopping; come again in 5 s"
         assert client.get("/health").status_code == 200
         text = all_of(connection)
     assert text.count('"content":"x"') == 100

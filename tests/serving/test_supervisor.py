@@ -242,6 +242,7 @@ def test_who_waits_when_the_worker_is_killed_is_told():
         os.kill(first, signal.SIGKILL)
         for refusal in await asyncio.gather(*waiting):
             assert (refusal.status, refusal.code) == (503, "unavailable")
+            assert "ended while it was answering" in str(refusal)
         with pytest.raises(Refusal):
             await embedding
         assert (await refused(keeper)).status == 503, "at once, while there is none"

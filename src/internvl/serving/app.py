@@ -65,7 +65,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     app.add_exception_handler(HTTPException, _not_found)
     app.state.has_page = settings.ui and _mount_page(app, settings)
     # What is added last is outermost.
-    app.add_middleware(Guard, settings=settings, has_page=app.state.has_page, is_closed=lambda: not running.is_ready)
+    app.add_middleware(Guard, settings=settings, has_page=app.state.has_page, closed=lambda: running.closed)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"],

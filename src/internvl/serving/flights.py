@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from internvl.serving.refusal import Refusal, unavailable
+from internvl.serving.refusal import Refusal, stopping
 
 T = TypeVar("T")
 
@@ -45,14 +45,14 @@ class Flights:
         over (a Refusal of 504) and when the server stops (503). The request's body must have been read."""
         if self._ended:
             work.close()
-            raise unavailable()
+            raise stopping()
         task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
         self._tasks.add(task)
         try:
             await asyncio.wait({task, gone}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 if task.cancelled():
-                    raise unavailable()
+                    raise stopping()
                 return task.result()
             raise Gone if gone.done() else too_long(self._seconds)
         finally:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from internvl.serving.flights import Gone
 from internvl.serving.logs import Note, tell, tell_fault
 from internvl.serving.metrics import Metrics
-from internvl.serving.refusal import Refusal, no_key, queue_full, refusal_of, unavailable
+from internvl.serving.refusal import Refusal, no_key, queue_full, refusal_of
 from internvl.serving.replies import new_id
 from internvl.serving.settings import Settings
 
@@ -118,14 +118,16 @@ class Watch:
 class Guard:
     """Who may come in, and with how much."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, has_page: bool, is_closed: Callable[[], bool]) -> None:
-        """has_page: what is below /ui has a guard of its own, where browsers sign in. is_closed: whether requests are
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, has_page: bool, closed: Callable[[], Refusal | None]
+    ) -> None:
+        """has_page: what is below /ui has a guard of its own, where browsers sign in. closed: why requests are
         turned away."""
         self._app = app
         self._has_page = has_page
-        self._is_closed = is_closed
+        self._closed = closed
         self._keys = [key.encode() for key in settings.keys]
-        self._names = (*OWN_NAMES, *settings.server_names) if settings.is_loopback else None
+        self._names = (*OWN_NAMES, settings.host, *settings.server_names) if settings.is_loopback else None
         self._most = settings.limits.body
         self._held = 0
         """Bytes of bodies in memory now, of all requests."""
@@ -174,8 +176,8 @@ class Guard:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length[:20]) > self._most:
             raise too_large(self._most)
-        if scope["method"] == "POST" and self._is_closed():
-            raise unavailable()
+        if scope["method"] == "POST" and (closed := self._closed()) is not None:
+            raise closed
 
     async def _turn_away(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         note_of(scope).code = refusal.code

@@ -96,9 +96,13 @@ def queue_full(retry_after: int) -> Refusal:
                    retry_after=retry_after)  # fmt: skip
 
 
-def unavailable(retry_after: int = 5) -> Refusal:
-    return Refusal(f"the model is not ready; come again in {max(1, retry_after)} s", status=503, code="unavailable",
+def unavailable(found: str = "the model is not ready", retry_after: int = 5) -> Refusal:
+    return Refusal(f"{found}; come again in {max(1, retry_after)} s", status=503, code="unavailable",
                    retry_after=retry_after)  # fmt: skip
+
+
+def stopping() -> Refusal:
+    return unavailable("the server is stopping")
 
 
 def internal() -> Refusal:

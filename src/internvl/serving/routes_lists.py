@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from internvl.serving import published, replies
 from internvl.serving.metrics import CONTENT_TYPE
-from internvl.serving.refusal import Refusal, check_model, unavailable
+from internvl.serving.refusal import Refusal, check_model
 from internvl.serving.running import Running, running_of
 from internvl.serving.schema import EmbeddingRequest, TokenizeRequest
 from internvl.serving.translate import Reference, translate
@@ -27,8 +27,8 @@ async def health() -> Response:
 async def ready(request: Request) -> Response:
     """A request would be answered now."""
     running = running_of(request)
-    if not running.is_ready:
-        raise unavailable()
+    if (closed := running.closed) is not None:
+        raise closed
     return JSONResponse({"status": "ready", "model": running.backend.facts.model})
 
 
@@ -54,8 +54,8 @@ def served(running: Running) -> list[replies.Json]:
 def loaded(request: Request) -> Running:
     """What is served is known once it is loaded."""
     running = running_of(request)
-    if not running.is_ready:
-        raise unavailable()
+    if (closed := running.closed) is not None:
+        raise closed
     return running
 
 

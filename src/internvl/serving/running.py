@@ -21,7 +21,7 @@ from internvl.serving.flights import Flights, Gone
 from internvl.serving.guards import note_of, refused
 from internvl.serving.logs import tell_fault
 from internvl.serving.metrics import Metrics
-from internvl.serving.refusal import Refusal, check_content_type, refusal_of
+from internvl.serving.refusal import Refusal, check_content_type, refusal_of, stopping, unavailable
 from internvl.serving.responses import ResponsesRequest
 from internvl.serving.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
 from internvl.serving.settings import Settings
@@ -49,7 +49,14 @@ class Running:
 
     @property
     def is_ready(self) -> bool:
-        return not self.flights.draining and self.failure is None and self.backend.ready
+        return self.closed is None
+
+    @property
+    def closed(self) -> Refusal | None:
+        """Why nothing is answered now."""
+        if self.flights.draining:
+            return stopping()
+        return unavailable() if self.failure is not None or not self.backend.ready else None
 
     @property
     def named(self) -> dict[type[Fields], str]:

@@ -189,7 +189,7 @@ class Supervisor:
         self._worker, self._counters = None, {}
         waiting, self._waiting = self._waiting, {}
         for inbox in waiting.values():
-            inbox.put_nowait(unavailable())
+            inbox.put_nowait(unavailable("the model ended while it was answering"))
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 

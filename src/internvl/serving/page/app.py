@@ -70,7 +70,7 @@ def mount(app: FastAPI, settings: Settings, *, votes: Path | None = None) -> Non
 
     Raises MissingExtra without Gradio.
     """
-    names = (*OWN_NAMES, *settings.server_names) if settings.is_loopback else None
+    names = (*OWN_NAMES, settings.host, *settings.server_names) if settings.is_loopback else None
     sent = replace(settings.media_limits, local=False, remote=False, root=None)
     gate = Gate(keys=settings.keys, names=names, upload=min(settings.limits.body, sent.bytes))
     setup = Setup(endpoint=own_endpoint, gate=gate, sent=sent, votes=votes)
