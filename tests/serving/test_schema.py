@@ -249,6 +249,14 @@ def test_every_limit_is_kept_and_says_both_numbers(limit, body, param):
     assert "2" in error.message
 
 
+def test_pictures_to_embed_are_media():
+    body = {"model": "m", "input": ["a", *[image()] * 129]}
+    error = refusal(EmbeddingRequest, body)
+    assert error is not None
+    assert (error.code, error.param) == ("limit_exceeded", "input")
+    assert refusal(EmbeddingRequest, body, dataclasses.replace(RequestLimits(), media=129)) is None
+
+
 def test_every_limit_has_a_test():
     of_bytes = {"body", "depth", "values", "text"}  # in test_fields.py
     assert {limit for limit, _, _ in LIMITS} | of_bytes == {field.name for field in dataclasses.fields(RequestLimits)}

@@ -409,6 +409,25 @@ def test_what_cannot_be_embedded_is_refused(client, message, pixels):
     assert client.says(question(HELLO)).text() == alone(HELLO)
 
 
+def test_pictures_that_wait_for_their_vectors_are_bounded():
+    side = nano_c().tile_size
+    cut = np.zeros((6, side, side, 3), np.uint8)
+    with at_work(waiting_tiles=8) as client:
+        client.send(Embed(id=40_000, shape=[9, side, side, 3]), np.zeros((9, side, side, 3), np.uint8))
+        with pytest.raises(Refusal, match="a request may bring 8") as caught:
+            client.hear(40_000)
+        assert caught.value.status == 400
+        first, second = Embed(id=40_001, shape=cut.shape), Embed(id=40_002, shape=cut.shape)
+        client.send(first, cut)
+        client.send(second, cut)
+        with pytest.raises(Refusal) as full:
+            client.hear(second.id)
+        assert (full.value.status, full.value.code) == (429, "queue_full")
+        assert embedded(client, Embed(id=40_003, texts=["a"]))[1].shape[0] == 1, "texts bring no pictures"
+        assert embedded(client, replace(second, id=40_004), cut)[1].shape[0] == 6, "there is room again"
+        free(client)
+
+
 def test_vectors_that_nobody_waits_for_are_not_computed(client):
     client.send(Embed(id=30_001, texts=["a"] * 3000))
     client.drop(30_001)

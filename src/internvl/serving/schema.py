@@ -215,9 +215,13 @@ def check_media(messages: list[Any], most: int) -> None:
                 continue
             found += 1
             check_kind(part, f"messages[{place}].content[{number}]")
+    check_number(found, most, "messages")
+
+
+def check_number(found: int, most: int, at: str) -> None:
     if found > most:
         raise refuse(f"found {found} pictures, videos and documents, at most {most} are taken; send fewer",
-                     kind="limit", at="messages")  # fmt: skip
+                     kind="limit", at=at)  # fmt: skip
 
 
 UNKNOWN = "application/octet-stream"
@@ -311,7 +315,7 @@ class EmbeddingRequest(Fields):
         return [one.text if isinstance(one, TextPart) else one for one in given]
 
     @model_validator(mode="after")
-    def _of_its_kind(self) -> EmbeddingRequest:
+    def _of_its_kind(self, info: ValidationInfo) -> EmbeddingRequest:
         if self.inputs == [""] or "" in self.inputs:
             raise refuse("a text is empty; there is nothing to embed", at="input")
         for place, one in enumerate(self.inputs):
@@ -320,6 +324,7 @@ class EmbeddingRequest(Fields):
                 if one.image_url.max_dynamic_patch is not None:
                     raise refuse("a vector is of one view of a picture; leave it out", kind="not_honoured",
                                  at=f"input[{place}].image_url.max_dynamic_patch")  # fmt: skip
+        check_number(sum(isinstance(one, ImagePart) for one in self.inputs), limits_of(info).media, "input")
         return self
 
 

@@ -25,14 +25,20 @@ class Embedding:
     ((1, 192), 5)
     """
 
-    def __init__(self, embedder: Embedder | None, asked: Embed, pixels: np.ndarray | None) -> None:
-        """pixels: (n, S, S, 3) uint8. `UsageError` where they cannot be embedded."""
+    def __init__(
+        self, embedder: Embedder | None, asked: Embed, pixels: np.ndarray | None, *, most: int | None = None
+    ) -> None:
+        """pixels: (n, S, S, 3) uint8, at most `most` if that is said. `UsageError` where they cannot be embedded."""
         if embedder is None:
             raise UsageError("no model of vectors is served here; start the server with one")
         side = embedder.tile_size
         if pixels is not None and pixels.shape[1:] != (side, side, 3):
             raise UsageError(f"pictures of the shape {pixels.shape[1:]} came; expected {(side, side, 3)}")
-        if not asked.texts and (pixels is None or not len(pixels)):
+        self.tiles = 0 if pixels is None else len(pixels)
+        """Pictures, which are in memory until all is embedded."""
+        if most is not None and self.tiles > most:
+            raise UsageError(f"{self.tiles} pictures came; a request may bring {most}")
+        if not asked.texts and not self.tiles:
             raise UsageError("there is nothing to embed; give texts or pictures")
         self._embedder, self._texts, self._pixels = embedder, list(asked.texts), pixels
         self._found: list[np.ndarray] = []
@@ -55,7 +61,7 @@ class Embedding:
             assert tokenizer is not None  # whoever embeds texts has one
             self.tokens += sum(len(encode_text(tokenizer, text)) for text in part)
             yield
-        for start in range(0, 0 if self._pixels is None else len(self._pixels), PICTURES):
+        for start in range(0, self.tiles, PICTURES):
             assert self._pixels is not None
             photos = [Image.fromarray(one) for one in self._pixels[start : start + PICTURES]]
             self._found.append(self._embedder.images(photos).cpu().numpy())

@@ -156,7 +156,7 @@ class Worker:
         counted = replace(
             found,
             queued=found.queued + len(waiting),
-            waiting_tiles=found.waiting_tiles + sum(asked.tiles for asked in waiting),
+            waiting_tiles=found.waiting_tiles + sum(one.tiles for one in (*waiting, *self._embedding.values())),
             ended=found.ended + self._stopped,
             cancelled=found.cancelled - self._stopped,
         )
@@ -293,9 +293,11 @@ class Worker:
     # ---- vectors -----------------------------------------------------------------------------------------------------
 
     def _embed(self, message: Embed, pixels: np.ndarray | None) -> None:
-        if len(self._embedding) >= self._engine.config.queue:
-            raise QueueFull("as many requests wait as may")
-        self._embedding[message.id] = Embedding(self._embedder, message, pixels)
+        most, waiting = self._engine.config, self.counters()["waiting_tiles"]
+        embedding = Embedding(self._embedder, message, pixels, most=most.waiting_tiles)
+        if len(self._embedding) >= most.queue or embedding.tiles > max(0, most.waiting_tiles - waiting):
+            raise QueueFull("as many requests or pictures wait as may")
+        self._embedding[message.id] = embedding
 
     def _advance(self) -> None:
         """A part more of what is to be embedded first."""
