@@ -54,8 +54,10 @@ def opened(reference, *rest):
 
 def prompted(order, *rest, **more):
     prompt, tiles = whole_prompt(order, *rest, **more)
-    lies = any(part.text == "lie" for one in order.unopened for part in one.parts if isinstance(part, Text))
-    return (replace(prompt, tiles=(len(tiles) + 1,)) if lies else prompt), tiles
+    words = {part.text for one in order.unopened for part in one.parts if isinstance(part, Text)}
+    if "lie" in words:
+        prompt = replace(prompt, tiles=(len(tiles) + 1,))
+    return (replace(prompt, ids=5, shape=7) if "babble" in words else prompt), tiles
 
 
 def resolve(host: str, port: int) -> list[str]:

@@ -156,6 +156,12 @@ def test_other_origins_are_not_let_in():
     with served(origins=("https://a.example",), keys=(KEY,)) as client:
         let_in = client.options("/v1/chat/completions", headers=preflight)
         assert let_in.headers["access-control-allow-origin"] == "https://a.example"
+        assert let_in.status_code == 200
+        more = preflight | {"Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang"}
+        assert client.options("/v1/chat/completions", headers=more).status_code == 200, "OpenAI's client sends more"
+        refused = client.post("/v1/chat/completions", headers={"Origin": "https://a.example"}, json={})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://a.example", "so that the page can read why"
         other = client.options("/v1/chat/completions", headers=preflight | {"Origin": "https://b.example"})
         assert "access-control-allow-origin" not in other.headers
 

@@ -39,6 +39,8 @@ def read(text: str, use: ToolUse = USE, cuts: tuple[int, ...] = ()) -> tuple[str
         ('<tool_call>{"name": "sub", "arguments": {}}</tool_call>', None, []),  # nobody offered it
         ('<tool_call>{"name": "add", "arguments": [1]}</tool_call>', None, []),
         ("<tool_call>add(1)</tool_call>", None, []),
+        ('<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>', None, []),
+        (r'<tool_call>{"name": "add", "arguments": {"a": "\ud83d"}}', "", [Call("add", r'{"a": "\ud83d"}')]),
         ("a < b, <tool and <tool_call", None, []),
         ("<tool_call>" + "[" * 5000, None, []),
         ("</tool_call> <tool_call>", None, []),

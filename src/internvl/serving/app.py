@@ -1,6 +1,6 @@
 """The API: an ASGI application in front of a `Backend`. There is no torch in this process.
 
-Watch (id, log, counters, headers) > CORS > Guard (host, key, bytes) > routes > Backend
+CORS > Watch (id, log, counters, headers) > Guard (host, key, bytes) > routes > Backend
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     app.state.has_page = settings.ui and _mount_page(app, settings)
     # What is added last is outermost.
     app.add_middleware(Guard, settings=settings, has_page=app.state.has_page, closed=lambda: running.closed)
+    app.add_middleware(Watch, metrics=metrics, header_bytes=settings.header_bytes)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"], expose_headers=["X-Request-Id", "Retry-After"],
+            allow_headers=["*"], expose_headers=["X-Request-Id", "Retry-After"],
             max_age=PREFLIGHT_SECONDS,
         )  # fmt: skip
-    app.add_middleware(Watch, metrics=metrics, header_bytes=settings.header_bytes)
 
     @cache
     def openapi(is_ready: bool) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class Reader:
                 raise WireError(f"a reader answers with {type(said).__name__}, expected a Prompt or Refused of its own")
             check(said, memory)
             return said, memory
-        except (OSError, WireError) as error:
+        except Exception as error:  # whatever it says, this order alone is lost
             if memory is not None:
                 memory.close()
             if not self.killed:

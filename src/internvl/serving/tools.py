@@ -103,9 +103,19 @@ def answered(text: str) -> str:
 def _proper(arguments: str) -> str:
     """Arguments of an earlier call; what is no JSON is written as the string that it is."""
     try:
-        return json.dumps(json.loads(arguments), ensure_ascii=False)
+        return _written(json.loads(arguments, parse_constant=_no_number))
     except (ValueError, RecursionError):
-        return json.dumps(arguments, ensure_ascii=False)
+        return _written(arguments)
+
+
+def _written(value: Any) -> str:
+    """JSON that any client reads: half of a surrogate pair, which UTF-8 has not, stays an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text) else json.dumps(value)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _moved(schema: dict[str, Any] | None, place: int) -> dict[str, Any]:
@@ -203,7 +213,7 @@ def _begun(text: str) -> int:
 def _call(text: str) -> Call | None:
     """The call that a JSON object is."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
@@ -212,4 +222,4 @@ def _call(text: str) -> Call | None:
     arguments = said.get("arguments", {})
     if not isinstance(said.get("name"), str) or not isinstance(arguments, dict):
         return None
-    return Call(said["name"], json.dumps(arguments, ensure_ascii=False))
+    return Call(said["name"], _written(arguments))
