@@ -257,7 +257,7 @@ def test_every_error_has_a_status(error, status, code):
 
 def test_headers_and_types():
     assert refusals.queue_full(0).headers() == {"Retry-After": "1"}
-    assert refusals.unavailable(7).headers() == {"Retry-After": "7"}
+    assert refusals.unavailable(retry_after=7).headers() == {"Retry-After": "7"}
     assert refusals.no_key().headers() == {"WWW-Authenticate": "Bearer"}
     assert refusals.queue_full(1).type == "rate_limit_error"
     assert refusals.internal().type == "server_error"
