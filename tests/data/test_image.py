@@ -469,8 +469,9 @@ def test_the_callers_picture_is_left_alone():
 
 
 def exif_with_a_tag_that_is_not_there() -> bytes:
-    """Upside down, and a description of 100 bytes that lie behind the end: Pillow warns of these."""
-    tags = struct.pack("<HHI4s", 0x010E, 2, 100, struct.pack("<I", 200)) + struct.pack("<HHIHH", 0x0112, 3, 1, 3, 0)
+    """Upside down, and the name of a program, 100 bytes that lie behind the end: Pillow warns of these; before its
+    version 13 it reads no tag after them."""
+    tags = struct.pack("<HHIHH", 0x0112, 3, 1, 3, 0) + struct.pack("<HHI4s", 0x0131, 2, 100, struct.pack("<I", 200))
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
 
 
