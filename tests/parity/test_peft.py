@@ -44,8 +44,8 @@ def test_peft_reads_what_is_written_here_and_the_other_way(vision: str, text: st
     ids, pixels = inputs()
     with torch.no_grad():
         expected = wrapped(input_ids=ids, pixel_values=pixels).logits
-    assert worst(adapted, expected) < 1e-4
+    assert worst(adapted, expected) < 5e-5
     wrapped.save_pretrained(tmp_path / "theirs")
     _, again = build(vision, CASES[text])
     assert load_adapter(again, tmp_path / "theirs") == len(adapters.adapted(ours))
-    assert worst(logits(again), expected) < 1e-4
+    assert worst(logits(again), expected) < 5e-5

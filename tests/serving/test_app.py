@@ -299,7 +299,7 @@ def test_what_is_answered_is_logged_streamed_or_not(caplog, path, is_streamed):
 
 def test_the_page_is_told_where_votes_are_written_down(tmp_path, monkeypatch):
     told = []
-    page = SimpleNamespace(mount=lambda app, settings, *, votes: told.append(votes))
+    page = SimpleNamespace(mount=lambda app, settings: told.append(settings.votes))
     monkeypatch.setitem(sys.modules, "internvl.serving.page.app", page)
     assert create_app(Settings(votes=tmp_path / "votes.jsonl"), Echo()).state.has_page
     assert told == [tmp_path / "votes.jsonl"]

@@ -17,6 +17,7 @@ from internvl.data.limits import Limits
 from internvl.errors import UsageError
 from internvl.serving.page import ask
 from internvl.serving.page.answering import Desk, answer, prepare
+from internvl.serving.page.app import own_endpoint
 from internvl.serving.page.ask import Count, End, Endpoint, Failed, Part, endpoint_of
 from internvl.serving.page.desk import Asked, Page
 from internvl.serving.page.opening import opened
@@ -344,3 +345,15 @@ def test_the_process_that_opens_files_is_told_no_secrets(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("INTERNVL_API_KEYS", "sk-secret")
     assert not any("secret" in value for value in _environment().values())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "trusts"),
+    [
+        (endpoint_of("http://models.example/v1"), True),
+        (endpoint_of("http://localhost:8000/v1"), False),
+        (own_endpoint({"type": "http", "server": ("192.168.1.5", 8000)}), False),
+    ],
+)
+def test_no_proxy_stands_before_this_machine(endpoint, trusts):
+    assert endpoint.client().trust_env is trusts

@@ -66,7 +66,6 @@ PARTS = st.one_of(
         address=ADDRESSES,
         max_tiles=st.none() | st.integers(1, 9),
         frames=st.none() | st.integers(1, 9),
-        name=st.none() | st.text(),
     ),
 )
 ORDERS = st.builds(

@@ -224,6 +224,7 @@ LIMITS = [
     ("media", shown(image(), image(), image()), "messages"),
     ("tools", chat(tools=[ADD, ADD, ADD]), "tools"),
     ("stop", chat(stop=["a", "b", "c"]), "stop"),
+    ("stop_letters", chat(stop=["abc"]), "stop"),
     ("n", chat(n=3), "n"),
     ("top_logprobs", chat(logprobs=True, top_logprobs=3), "top_logprobs"),
     ("pattern", chat(guided_regex="aaa"), "guided_regex"),

@@ -409,6 +409,14 @@ def test_what_cannot_be_embedded_is_refused(client, message, pixels):
     assert client.says(question(HELLO)).text() == alone(HELLO)
 
 
+def test_a_text_to_embed_is_not_cut(client):
+    client.send(Embed(id=50_001, texts=["a", "word " * 100]))
+    with pytest.raises(Refusal, match=r"text 2 has \d+ tokens, at most 80 are read") as caught:
+        client.hear(50_001)
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "input", "context_length_exceeded")
+    assert embedded(client, Embed(id=50_002, texts=["a"]))[1].shape[0] == 1
+
+
 def test_pictures_that_wait_for_their_vectors_are_bounded():
     side = nano_c().tile_size
     cut = np.zeros((6, side, side, 3), np.uint8)

@@ -92,8 +92,7 @@ def _alone(settings: Settings, endpoint: str, listener: socket.socket, address: 
     from internvl.serving.page.ask import endpoint_of
 
     server = endpoint_of(endpoint, os.environ.get("OPENAI_API_KEY", ""))
-    names = (*page.OWN_NAMES, settings.host, *settings.server_names) if settings.is_loopback else None
-    gate = page.Gate(keys=settings.keys, names=names, upload=page.SENT.bytes)
+    gate = page.Gate(keys=settings.keys, names=settings.names, upload=page.SENT.bytes)
     app = page.page_app(page.Setup(endpoint=lambda _: server, gate=gate, votes=settings.votes))
     config = uvicorn.Config(app, ws="none", log_level="warning", access_log=False, server_header=False,
                             proxy_headers=False, timeout_graceful_shutdown=2)  # fmt: skip

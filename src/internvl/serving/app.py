@@ -85,7 +85,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
 def _mount_page(app: FastAPI, settings: Settings) -> bool:
     """The page at /ui, where what it is made with is installed."""
     try:
-        import_module("internvl.serving.page.app").mount(app, settings, votes=settings.votes)
+        import_module("internvl.serving.page.app").mount(app, settings)
     except (ModuleNotFoundError, MissingExtra):
         if settings.votes is not None:
             raise UsageError("--votes is of the page, which is not installed; pip install 'internvl[ui]'") from None

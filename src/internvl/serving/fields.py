@@ -56,6 +56,8 @@ class RequestLimits:
     """Pictures, videos and documents of one request."""
     tools: int = 128
     stop: int = 4
+    stop_letters: int = 256
+    """Of one stop string, which every token of an answer is compared with."""
     schema_depth: int = 32
     schema_bytes: int = 64 * KIB
     """Of one JSON schema."""

@@ -36,7 +36,6 @@ GONE = 499
 """What the log says of a client that went away; no answer has this status."""
 HELD = 16
 """Bodies of the largest size that may be in memory at a time."""
-OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -127,7 +126,7 @@ class Guard:
         self._has_page = has_page
         self._closed = closed
         self._keys = [key.encode() for key in settings.keys]
-        self._names = (*OWN_NAMES, settings.host, *settings.server_names) if settings.is_loopback else None
+        self._names = settings.names
         self._most = settings.limits.body
         self._held = 0
         """Bytes of bodies in memory now, of all requests."""

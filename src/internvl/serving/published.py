@@ -6,7 +6,7 @@ Answers are made by `replies` and `response_events`; the models here only descri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -322,6 +322,3 @@ def document(app: FastAPI, *, keyed: bool, served: Mapping[type[Fields], str]) -
         whole["security"] = [{"key": []}]
         whole["paths"]["/health"]["get"]["security"] = []
     return whole
-
-
-KINDS: tuple[Kind, ...] = get_args(Kind)

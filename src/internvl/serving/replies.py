@@ -256,7 +256,6 @@ def packed(vector: Sequence[float]) -> str:
 def tokenized(
     ids: Sequence[int],
     context: int,
-    texts: Sequence[str] | None = None,
     *,
     tiles: Sequence[int] = (),
     sizes: Sequence[tuple[int, int]] = (),
@@ -267,6 +266,6 @@ def tokenized(
         "count": len(ids),
         "max_model_len": context,
         "tokens": list(ids),
-        "token_strs": None if texts is None else list(texts),
+        "token_strs": None,
         **({"images": images} if images else {}),
     }

@@ -84,9 +84,13 @@ NOT_TEMPLATED: Mapping[str, tuple[object, ...]] = {
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
-def _stops(value: Any) -> Any:
-    if value == "" or (isinstance(value, list) and "" in value):
+def _stops(value: Any, info: ValidationInfo) -> Any:
+    strings: list[str] = value if isinstance(value, list) else [value]
+    if "" in strings:
         raise refuse("a stop string is empty; every answer would end at once")
+    most, longest = limits_of(info).stop_letters, max(map(len, strings), default=0)
+    if longest > most:
+        raise refuse(f"a stop string has {longest} letters, at most {most} are taken; shorten it", kind="limit")
     return value
 
 

@@ -18,6 +18,7 @@ from internvl.errors import UsageError
 from internvl.serving.fields import DEFAULT, RequestLimits
 from internvl.serving.readers import SERVICE
 
+OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 KEYS_VARIABLE = "INTERNVL_API_KEYS"
 SHORTEST_KEY = 16
 """Letters: what can be guessed is no key."""
@@ -142,6 +143,11 @@ class Settings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What a request may call this machine in its Host header; None: anything, where others reach it."""
+        return (*OWN_NAMES, self.host, *self.server_names) if self.is_loopback else None
 
     @property
     def source(self) -> str | None:

@@ -56,8 +56,6 @@ class Reference:
     """None: its share of the message's budget."""
     frames: int | None = None
     """Of a video; None: as many as the server takes."""
-    name: str | None = field(default=None, compare=False)
-    """What the request calls it: for what is said of it where it cannot be used."""
 
 
 Opened = Image | Video | Sequence[Image]
@@ -346,7 +344,7 @@ def _user_parts(message: UserMessage, frames: int | None) -> list[Text | Referen
         elif isinstance(part, VideoPart):
             parts.append(Reference("video", part.video_url.url, frames=frames))
         else:
-            parts.append(Reference("pdf", part.file.file_data, name=part.file.filename))
+            parts.append(Reference("pdf", part.file.file_data))
     return parts
 
 

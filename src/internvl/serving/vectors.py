@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-from internvl.data.pair import encode_text
+from internvl.data.pair import TEXT_LENGTH, encode_text
 from internvl.errors import UsageError
 from internvl.inference.embed import Embedder
+from internvl.serving.refusal import Refusal
 from internvl.serving.wire import Embed
 
 TEXTS, PICTURES = 8, 1
@@ -56,10 +58,15 @@ class Embedding:
     def _work(self) -> Iterator[None]:
         for start in range(0, len(self._texts), TEXTS):
             part = self._texts[start : start + TEXTS]
-            self._found.append(self._embedder.texts(part).cpu().numpy())
             tokenizer = self._embedder.tokenizer
             assert tokenizer is not None  # whoever embeds texts has one
-            self.tokens += sum(len(encode_text(tokenizer, text)) for text in part)
+            for number, text in enumerate(part, start):
+                length = len(encode_text(tokenizer, text, length=sys.maxsize))
+                if length > TEXT_LENGTH:  # the model would read its beginning only
+                    raise Refusal(f"text {number + 1} has {length} tokens, at most {TEXT_LENGTH} are read; shorten it",
+                                  param="input", code="context_length_exceeded")  # fmt: skip
+                self.tokens += length
+            self._found.append(self._embedder.texts(part).cpu().numpy())
             yield
         for start in range(0, self.tiles, PICTURES):
             assert self._pixels is not None

@@ -29,7 +29,7 @@ from internvl.errors import MissingExtra
 from internvl.serving.page.answering import Desk
 from internvl.serving.page.ask import Endpoint
 from internvl.serving.page.desk import Page
-from internvl.serving.page.guard import OWN_NAMES, PERSON, Gate, PageGuard
+from internvl.serving.page.guard import PERSON, Gate, PageGuard
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -65,15 +65,14 @@ def page_app(setup: Setup) -> ASGIApp:
     return PageGuard(inner, setup.gate, has_room=has_room)
 
 
-def mount(app: FastAPI, settings: Settings, *, votes: Path | None = None) -> None:
+def mount(app: FastAPI, settings: Settings) -> None:
     """Put the page at /ui of a server, behind the same keys and limits. It asks that server, with the person's key.
 
     Raises MissingExtra without Gradio.
     """
-    names = (*OWN_NAMES, settings.host, *settings.server_names) if settings.is_loopback else None
     sent = replace(settings.media_limits, local=False, remote=False, root=None)
-    gate = Gate(keys=settings.keys, names=names, upload=min(settings.limits.body, sent.bytes))
-    setup = Setup(endpoint=own_endpoint, gate=gate, sent=sent, votes=votes)
+    gate = Gate(keys=settings.keys, names=settings.names, upload=min(settings.limits.body, sent.bytes))
+    setup = Setup(endpoint=own_endpoint, gate=gate, sent=sent, votes=settings.votes)
     inner, has_room = _gradio(setup, PLACE)
     outside = app.router.lifespan_context
 
@@ -96,7 +95,7 @@ def own_endpoint(scope: Scope) -> Endpoint:
     """The server that a request came to, over the address that it came to."""
     host, port = scope["server"]
     shown = f"[{host}]" if ":" in host else host
-    return Endpoint(f"http://{shown}:{port}/v1", scope.get(PERSON, ""))
+    return Endpoint(f"http://{shown}:{port}/v1", scope.get(PERSON, ""), is_own=True)
 
 
 def _gradio(setup: Setup, place: str) -> tuple[FastAPI, Callable[[], bool]]:

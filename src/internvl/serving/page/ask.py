@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from internvl.errors import InternVLError, UsageError
 from internvl.serving.page.talk import Json
+from internvl.serving.settings import OWN_NAMES
 
 if TYPE_CHECKING:
     import httpx
@@ -65,12 +66,14 @@ class Endpoint:
     url: str
     """Ends in /v1 with most servers."""
     key: str = ""
+    is_own: bool = False
+    """It is this very process, which no proxy of the environment stands before."""
 
     def client(self) -> httpx.AsyncClient:
         """A client of its own for each question: closing it lets the server stop."""
         import httpx
 
-        own = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+        own = self.is_own or urlsplit(self.url).hostname in OWN_NAMES
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         timeout = httpx.Timeout(SILENCE, connect=REACH)
         # What is on this machine is not reached through a proxy; nothing is followed elsewhere with the key.
@@ -189,7 +192,7 @@ async def tiles(endpoint: Endpoint, body: Json) -> tuple[int, ...] | None:
     """Tiles of each picture of a conversation, as the server cuts them; None where it does not say."""
     base = endpoint.url.removesuffix("/v1")
     try:
-        said = await _json(Endpoint(base, endpoint.key), "POST", "/tokenize", body)
+        said = await _json(replace(endpoint, url=base), "POST", "/tokenize", body)
     except Failed as error:
         if error.word in ("refused", "broken"):  # there is no such path
             return None

@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internvl.serving.page.headers import HEADERS, STYLE, bounded, marked_page, of_files, once, whole, with_headers
 from internvl.serving.page.words import Language, language_of, say
+from internvl.serving.settings import OWN_NAMES
 
 ROUTES: tuple[tuple[str, str], ...] = (
     ("GET HEAD", r"/"),
@@ -52,7 +53,6 @@ SMALL_BODY = 2**20
 """Bytes of whatever is not an upload."""
 TRIES, TRY_SECONDS = 10, 60.0
 """Wrong keys from one address, and in which time."""
-OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 PERSON = "internvl.person"
 """Where the scope says whose key it was."""
 FILES = Path(__file__).parent / "files"
