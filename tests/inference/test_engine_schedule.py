@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from internvl.errors import ContextOverflow, PlaceholderMismatch, UsageError
-from internvl.inference import draft
+from internvl.inference import draft, seen
 from internvl.inference.engine import Engine, EngineConfig, QueueFull, Request, Spoke
 from internvl.inference.sampling import SamplingConfig
 from internvl.models.chat import ChatModel
@@ -104,6 +104,8 @@ def test_growing_answers_get_a_token_every_step_while_others_are_read():
 
 
 def test_a_step_reads_no_more_than_a_chunk_or_one_part_of_a_picture(monkeypatch):
+    monkeypatch.setattr(seen, "CPU_PATCHES", 16)  # of a tile
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # there is no core for pictures to be encoded beside
     model = roomy()
     engine = engine_of(model, chunk=10)
     looked, hidden, tower = [], model.hidden, model.image_features

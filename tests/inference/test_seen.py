@@ -26,6 +26,7 @@ def test_a_digest_is_of_shape_and_pixels():
 
 
 def test_the_same_picture_is_encoded_once(monkeypatch):
+    monkeypatch.setattr(seen, "CPU_PATCHES", 16)
     model = chat_model()
     encoded, image_features = [], model.image_features
     monkeypatch.setattr(model, "image_features", lambda pixels: encoded.append(len(pixels)) or image_features(pixels))
@@ -38,6 +39,12 @@ def test_the_same_picture_is_encoded_once(monkeypatch):
     assert sum(encoded) == 4
     assert torch.equal(first, torch.cat((again, again[:1])))
     assert features.of([]) is None
+
+
+def test_small_tiles_are_encoded_together_and_large_ones_alone():
+    features = Features(chat_model(), "imagenet")
+    for side, tiles, sizes in ((56, 3, [3]), (56, 70, [64, 6]), (448, 3, [1, 1, 1]), (896, 2, [1, 1])):
+        assert [len(part) for part in features.parts(np.empty((tiles, side, side, 3), np.uint8))] == sizes
 
 
 def test_the_oldest_are_forgotten(monkeypatch):

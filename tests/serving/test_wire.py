@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -16,7 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl.serving import wire
-from internvl.serving.wire import HEADER, KINDS, Ask, Channel, Drop, Memory, Piece, Ping, WireError, decode, encode
+from internvl.serving.wire import (
+    HEADER,
+    KINDS,
+    Ask,
+    Channel,
+    Drop,
+    Memory,
+    Piece,
+    Ping,
+    Step,
+    WireError,
+    decode,
+    encode,
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -26,9 +40,11 @@ json_values = st.recursive(
 
 
 @st.composite
-def messages(draw: st.DrawFn) -> wire.Message:
+def messages(draw: st.DrawFn, kinds: Sequence[str] = tuple(sorted(KINDS))) -> wire.Message:
     """Any message with any JSON in its fields: what they mean is checked by whoever reads them."""
-    kind = draw(st.sampled_from(sorted(KINDS)))
+    kind = draw(st.sampled_from(kinds))
+    if kind == "Step":
+        return Step(said=draw(st.lists(messages(("Piece", "Done", "Refused")), max_size=3)))
     values: dict[str, Any] = {}
     for field in fields(KINDS[kind]):
         needed = field.default is MISSING and field.default_factory is MISSING
@@ -41,6 +57,8 @@ def messages(draw: st.DrawFn) -> wire.Message:
 
 def as_read(message: wire.Message) -> wire.Message:
     """Tuples of defaults come back as lists."""
+    if isinstance(message, Step):
+        return Step(said=[as_read(one) for one in message.said])
     values = {field.name: getattr(message, field.name) for field in fields(message)}
     return type(message)(**{name: [*value] if isinstance(value, tuple) else value for name, value in values.items()})
 
@@ -120,6 +138,11 @@ NO_MESSAGES: dict[str, bytes] = {
     "a field too few": b'["Drop",{}]',
     "a text for an id": b'["Drop",{"id":"1"}]',
     "a truth for an id": b'["Drop",{"id":true}]',
+    "a step without anything": b'["Step",{}]',
+    "a step of a number": b'["Step",{"said":7}]',
+    "a step of a text": b'["Step",{"said":["Drop"]}]',
+    "a step of what a step has not": b'["Step",{"said":[["Drop",{"id":1}]]}]',
+    "a step of steps": b'["Step",{"said":[["Step",{"said":[]}]]}]',
     "deep": b"[" * 100_000,
     "a long number": b'["Drop",{"id":' + b"9" * 10_000 + b"}]",
 }

@@ -20,9 +20,24 @@ from internvl.data.prompts import Image, Message, Text
 from internvl.inference.chat import Chat
 from internvl.inference.embed import Embedder
 from internvl.inference.sampling import SamplingConfig
+from internvl.serving import inbox as coming
 from internvl.serving import worker
 from internvl.serving.refusal import Refusal
-from internvl.serving.wire import Ask, Channel, Done, Drop, Memory, Piece, Ping, Pong, Ready, Refused, Serve, Vectors
+from internvl.serving.wire import (
+    Ask,
+    Channel,
+    Done,
+    Drop,
+    Memory,
+    Piece,
+    Ping,
+    Pong,
+    Ready,
+    Refused,
+    Serve,
+    Step,
+    Vectors,
+)
 from internvl.serving.wire import Message as Wired
 
 SECONDS = 200.0
@@ -151,9 +166,16 @@ class Client:
             assert isinstance(message, Vectors)
             vectors = memory.array(message.shape, np.float32)
             memory.close()
-        if not isinstance(message, Piece | Done | Refused):
+        if isinstance(message, Step):
+            assert message.said, "nobody is woken for nothing"
+            for one in message.said:
+                self._take(one)
+        elif isinstance(message, Piece | Done | Refused):
+            self._take(message)
+        else:
             self.other.append((message, vectors))
-            return
+
+    def _take(self, message: Piece | Done | Refused) -> None:
         assert message.id not in self._over, "nothing comes after the end"
         if isinstance(message, Refused):
             self._over[message.id] = Refusal(message.message, status=message.status, param=message.param,
@@ -179,7 +201,7 @@ def at_work(**engine: Any) -> Iterator[Client]:
     ):
         loaded = worker.load(Serve(embedder="nano-c", engine={"slots": 4, "max_len": 256, **engine}))
     here, there = socket.socketpair()
-    inbox: worker.Inbox = queue.Queue(worker.INBOX)
+    inbox: coming.Inbox = queue.Queue(coming.INBOX)
     channel, met = Channel(there), []
 
     def work() -> None:
@@ -192,8 +214,8 @@ def at_work(**engine: Any) -> Iterator[Client]:
     def listen() -> None:
         with suppress(OSError):
             while (got := channel.receive()) is not None:
-                inbox.put(worker.come(*got))
-        inbox.put(worker.Come(Serve()))  # which no worker is told twice: it ends
+                inbox.put(coming.come(*got))
+        inbox.put(coming.Come(Serve()))  # which no worker is told twice: it ends
 
     threads = [threading.Thread(target=one, daemon=True) for one in (work, listen)]
     for one in threads:

@@ -6,8 +6,9 @@
                      |      is not read)      | a picture a step         | running answer a step
                      `------------------- cancel: the slot is free at once ----------'
 
-A step is bounded, so answers that grow are never held up by a long prompt for more than a chunk. Nothing here prints,
-waits or runs in the background: whoever owns the engine calls `step` and hands on the events.
+A step is bounded, so answers that grow are never held up by a long prompt for more than a chunk. Nothing here prints or
+runs in the background, but for pictures, which a CPU encodes beside the steps (`inference.looking`): whoever owns the
+engine calls `step` and hands on the events.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from internvl.errors import ContextOverflow, PlaceholderMismatch, UsageError
 from internvl.inference.chat import context
 from internvl.inference.draft import next_tokens
 from internvl.inference.events import Counters, Ended, EngineConfig, Event, Failed, Spoke
+from internvl.inference.looking import encoding
 from internvl.inference.rows import not_numbers
 from internvl.inference.sampling import Token
 from internvl.inference.schedule import Job, Queue, QueueFull, Request
@@ -60,6 +62,7 @@ class Engine:
         self._features = (
             Features(model, features, most_tiles=self.config.kept_tiles) if isinstance(features, str) else features
         )
+        self._encoding = encoding(model, self._features, always_alike=self.config.deterministic)
         grain = self.config.chunk if self.config.deterministic else None
         self._slots = Slots(model, self.config.slots, self.max_len, grain=grain, reuse=self.config.reuse)
         self._ids = count()
@@ -85,7 +88,7 @@ class Engine:
             )
         config = self._model.config
         keys = keys_of(request.ids, config.image_token, config.slots_per_tile, request.pictures)
-        job = Job(next(self._ids), request, keys, self._features, config.slots_per_tile)
+        job = Job(next(self._ids), request, keys, self._encoding, config.slots_per_tile)
         self._jobs[job.id] = job
         self._queue.add(job)
         return job.id
@@ -113,10 +116,11 @@ class Engine:
     def step(self) -> list[Event]:
         """One more token of every running answer, and one chunk of what is to be read; what came of it."""
         self._steps += 1
+        self._encoding.make_room(for_step=True)
         events = self._decode()
         events += self._admit()
-        events += self._read()
-        return events
+        self._encoding.make_room()
+        return events + self._read()
 
     @property
     def busy(self) -> bool:
@@ -214,40 +218,53 @@ class Engine:
         return soon >= WORTH_WAITING and soon - self._slots.most_common(job.keys) >= WORTH_WAITING
 
     def _read(self) -> list[Event]:
-        """One chunk of prompts, or one part of a picture."""
+        """One chunk of prompts, or one part of a picture; pictures that are encoded beside cost no time here."""
         events: list[Event] = []
         budget = self.config.chunk
         while self._reading and budget > 0:
-            job = self._reader()
+            job = self._reader(budget, events)
+            if job is None:
+                break
             try:
-                taken = self._advance(job, budget)
-                if not taken:
-                    break
-                budget -= taken
+                budget -= self._advance(job, self._next(job, budget))
                 if not job.left:
                     events += self._begin(job)
             except Exception as error:
                 events.append(self._fail(job, error))
+        if self._reading and not self._running and budget == self.config.chunk:  # there is nothing else to do
+            self._encoding.wait()
         return events
 
-    def _reader(self) -> Job:
-        """Who reads: of the highest priority, the one with least to read, and every other step the first."""
+    def _reader(self, budget: int, events: list[Event]) -> Job | None:
+        """Who reads, if it is anyone's turn: whose pictures are there, and who has room for its next chunk.
+
+        Of the highest priority it is the one with least to read, and every other step the first.
+        """
         highest = max(job.request.priority for job in self._reading)
         jobs = [job for job in self._reading if job.request.priority == highest]
-        return jobs[0] if self._steps % 2 else min(jobs, key=lambda job: job.left)
+        for job in jobs if self._steps % 2 else sorted(jobs, key=lambda job: job.left):
+            size = self._next(job, budget)
+            slots = job.image_slots(job.at), job.image_slots(job.at + size)
+            try:
+                if job.looking.ready(*slots, alone=not self._running):
+                    return job if size <= budget else None
+            except Exception as error:
+                events.append(self._fail(job, error))
+            if not self._encoding.goes_on:
+                return None
+        return None
 
-    def _advance(self, job: Job, budget: int) -> int:
-        """Read a chunk of a prompt; how many tokens it had. 0: a part of a picture came first, or it needs a step."""
-        size = min(self.config.chunk if self.config.deterministic else budget, job.left)
-        if size > budget:
-            return 0
+    def _next(self, job: Job, budget: int) -> int:
+        """Tokens of its next chunk."""
+        return min(self.config.chunk if self.config.deterministic else budget, job.left)
+
+    def _advance(self, job: Job, size: int) -> int:
+        """Read so many tokens of a prompt, whose pictures are encoded; how many."""
         start, stop = job.at, job.at + size
-        slots = job.image_slots(start), job.image_slots(stop)
-        if not job.looking.ready(*slots):
-            return 0
         [slot, *_], model = job.slots, self._model
         ids = torch.tensor([job.request.ids[start:stop]], device=self._slots.cache.lengths.device)
-        hidden = model.hidden(ids, job.looking.fill(*slots), cache=SomeRows(self._slots.cache, [slot]))
+        seen = job.looking.fill(job.image_slots(start), job.image_slots(stop))
+        hidden = model.hidden(ids, seen, cache=SomeRows(self._slots.cache, [slot]))
         if not bool(hidden.isfinite().all()):
             raise not_numbers(hidden.dtype)
         if slot.exact == start and size == self.config.chunk:

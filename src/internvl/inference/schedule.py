@@ -6,17 +6,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from internvl.errors import UsageError
 from internvl.inference.draft import Draft, Restricts
+from internvl.inference.looking import Here, Looking, Pictures
 from internvl.inference.sampling import SamplingConfig
-from internvl.inference.seen import Features, Key
+from internvl.inference.seen import Key
 from internvl.inference.slots import Slot
-
-Pictures = Sequence[tuple[str, np.ndarray]]
 
 
 class QueueFull(UsageError):
@@ -57,69 +54,13 @@ class Request:
         return Draft(config, self.stop_ids, self.counted, self.constraint() if self.constraint else None)
 
 
-class Looking:
-    """The pictures of one prompt on their way into features: a part at a time, and none before it is needed."""
-
-    def __init__(self, features: Features, pictures: Pictures, slots_per_tile: int) -> None:
-        self._features = features
-        self._tiles: list[np.ndarray | None] = [tiles for _, tiles in pictures]
-        self._names = [name for name, _ in pictures]
-        self._ends: list[int] = np.cumsum([len(tiles) * slots_per_tile for _, tiles in pictures], dtype=int).tolist()
-        self._done: dict[int, Tensor] = {}
-        self._pieces: list[Tensor] = []
-
-    @property
-    def tiles(self) -> int:
-        """How many are not computed yet, nor found."""
-        return sum(len(tiles) for tiles in self._tiles if tiles is not None)
-
-    def ready(self, start: int, stop: int) -> bool:
-        """Whether all is there that fills the image slots start .. stop - 1. If not, one part more is computed."""
-        return all(self._one(picture) for picture, _, _ in self._within(start, stop))
-
-    def fill(self, start: int, stop: int) -> Tensor | None:
-        """What fills these slots, (stop - start, dim); pictures that end there are let go."""
-        pieces: list[Tensor] = []
-        for picture, first, last in self._within(start, stop):
-            pieces.append(self._done[picture].flatten(0, 1)[first:last])
-            if stop >= self._ends[picture]:
-                del self._done[picture]
-        return torch.cat(pieces) if pieces else None
-
-    def _within(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """The pictures that have some of these slots, and which of their own slots these are."""
-        begins = [0, *self._ends][:-1]
-        return [
-            (picture, max(start - begin, 0), min(stop, end) - begin)
-            for picture, (begin, end) in enumerate(zip(begins, self._ends, strict=True))
-            if begin < stop and start < end
-        ]
-
-    def _one(self, picture: int) -> bool:
-        if picture in self._done:
-            return True
-        name, tiles = self._names[picture], self._tiles[picture]
-        assert tiles is not None
-        kept = None if self._pieces else self._features.kept(name)
-        if kept is not None:
-            self._tiles[picture], self._done[picture] = None, kept
-            return True
-        parts = self._features.parts(tiles)
-        self._pieces.append(self._features.encode(parts[len(self._pieces)]))
-        if len(self._pieces) == len(parts):
-            self._tiles[picture], self._done[picture] = None, torch.cat(self._pieces)
-            self._features.keep(name, self._done[picture])
-            self._pieces = []
-        return False
-
-
 class Job:
     """A request between its submission and its last event."""
 
-    def __init__(self, id: int, request: Request, keys: list[Key], features: Features, slots_per_tile: int) -> None:
+    def __init__(self, id: int, request: Request, keys: list[Key], encoding: Here, slots_per_tile: int) -> None:
         self.id, self.request, self.keys = id, request, keys
-        self._features = features
-        self.looking = Looking(features, request.pictures, slots_per_tile)
+        self._encoding = encoding
+        self.looking = Looking(encoding, request.pictures, slots_per_tile)
         self.slots: list[Slot] = []
         """One for each answer, once it is read."""
         self.drafts: dict[int, Draft] = {}
@@ -133,7 +74,7 @@ class Job:
     def forget_prompt(self) -> None:
         """It is read: its tiles would only take room."""
         self.request = replace(self.request, ids=(), pictures=())
-        self.looking = Looking(self._features, (), 1)
+        self.looking = Looking(self._encoding, (), 1)
 
     @property
     def left(self) -> int:

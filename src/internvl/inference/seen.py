@@ -24,6 +24,9 @@ Key = int | tuple[str, int]
 
 MOST_TILES = 256
 """Tiles whose features are kept: 0.9 GB for 448 px tiles and a decoder of width 3584 in fp32."""
+CPU_PATCHES = 1024
+"""Patches that are encoded at a time on a CPU, one tile of 448 px. Smaller tiles are faster together: five of the
+embedded model's (112 px) take 18 ms instead of 31, on two cores."""
 ROOM = 512
 """A conversation's cache grows by multiples of this many tokens."""
 
@@ -78,8 +81,10 @@ class Features:
         self._forget()
 
     def parts(self, tiles: np.ndarray) -> list[np.ndarray]:
-        """One tile at a time where that is no slower, so that progress can be told; several on an accelerator."""
-        step = 1 if next(self._model.parameters()).device.type == "cpu" else 16
+        """No more tiles at a time than are faster together, so that progress can be told and others have their turn."""
+        per_tile = (tiles.shape[1] // self._model.config.vision.patch_size) ** 2
+        patches = CPU_PATCHES if next(self._model.parameters()).device.type == "cpu" else 16 * CPU_PATCHES
+        step = max(1, patches // max(1, per_tile))
         return [tiles[start : start + step] for start in range(0, len(tiles), step)]
 
     @torch.inference_mode()

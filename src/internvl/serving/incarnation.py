@@ -34,6 +34,7 @@ from internvl.serving.wire import (
     Ready,
     Refused,
     Serve,
+    Step,
     Vectors,
     WireError,
 )
@@ -198,7 +199,7 @@ class Incarnation:
 
 def understood(message: Message, memory: Memory | None) -> np.ndarray | None:
     """The vectors that came with a message of a worker. WireError for what no worker says."""
-    if not isinstance(message, Ready | Piece | Done | Vectors | Pong | Refused):
+    if not isinstance(message, Ready | Piece | Done | Vectors | Pong | Refused | Step):
         raise WireError(f"a worker does not say {type(message).__name__}")
     if (memory is not None) != isinstance(message, Vectors):
         raise WireError(f"{type(message).__name__} came {'with' if memory else 'without'} memory")

@@ -4,10 +4,13 @@
     Ask --Speech.answers--> a Saying for each answer: token after token --hear--> Piece, ... --end--> Piece, Done
 
 A Piece has text that is certain: no half characters, and nothing that could still be the beginning of a stop string.
+Nobody reads faster than some Pieces a second, and each of them costs three processes more than a token costs a small
+model: what comes sooner than `PACE` after the last Piece of an answer waits for the next token.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -25,6 +28,9 @@ from internvl.inference.engine import Request
 from internvl.inference.sampling import SamplingConfig, Token
 from internvl.inference.seen import digest
 from internvl.serving.wire import Ask, Done, Piece
+
+PACE = 0.02
+"""Seconds between two Pieces of an answer, at least; its first and its last never wait."""
 
 
 class Speech:
@@ -182,14 +188,18 @@ class Saying:
         tokens: Spoken | None,
         lead: Sequence[int],
         hidden: Collection[int],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """name: of the request, and which of its answers it is. lead: what the model writes before every answer.
 
         hidden: tokens that are no part of the text, and of which nothing is told.
         """
-        self.name = name
+        self.name, self._clock = name, clock
         self._text, self._tokens, self._lead, self._hidden = text, tokens, tuple(lead), hidden
         self._drawn: list[int] = []
+        self._untold = ""
+        self._untold_tokens: list[dict[str, Any]] = []
+        self._told_at = float("-inf")
 
     @property
     def stopped(self) -> bool:
@@ -201,21 +211,29 @@ class Saying:
         self._drawn.append(token.id)
         if silent or self._lead[: len(self._drawn)] == tuple(self._drawn):
             return []
-        piece = self._text.push(token.id)
-        told = self._tokens.push(token, stopped=self.stopped) if self._tokens and token.id not in self._hidden else []
-        return self._piece(piece, told)
+        self._untold += self._text.push(token.id)
+        if self._tokens and token.id not in self._hidden:
+            self._untold_tokens += self._tokens.push(token, stopped=self.stopped)
+        return self._piece() if self._clock() - self._told_at >= PACE else []
 
     def end(self, finish: str, *, reused: int, last: bool) -> list[Piece | Done]:
         """What was held back, and that it is over. A stop string decides how it ended."""
-        told = self._tokens.finish() if self._tokens and not self.stopped else []
+        self._untold += self._text.finish()
+        if self._tokens and not self.stopped:
+            self._untold_tokens += self._tokens.finish()
         id, number = self.name
         done = Done(id=id, answer=number, finish="stop" if self.stopped else finish, completion=len(self._drawn),
                     reused=reused, last=last)  # fmt: skip
-        return [*self._piece(self._text.finish(), told), done]
+        return [*self._piece(), done]
 
-    def _piece(self, text: str, tokens: list[dict[str, Any]]) -> list[Piece]:
+    def _piece(self) -> list[Piece]:
+        """All that was not told."""
+        if not self._untold and not self._untold_tokens:
+            return []
         id, number = self.name
-        return [Piece(id=id, answer=number, text=text, tokens=tokens)] if text or tokens else []
+        piece = Piece(id=id, answer=number, text=self._untold, tokens=self._untold_tokens)
+        self._untold, self._untold_tokens, self._told_at = "", [], self._clock()
+        return [piece]
 
 
 def _overlap(said: bytearray, stop: bytes) -> int:

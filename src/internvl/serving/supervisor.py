@@ -243,6 +243,9 @@ class Supervisor:
                 self._loading.set_result(message)
         elif isinstance(message, wire.Pong):
             self._counters, self._missed = message.counters, 0
+        elif isinstance(message, wire.Step):
+            for one in message.said:
+                self._heard(one, None)
         elif isinstance(message, wire.Piece | wire.Done | wire.Refused | wire.Vectors):
             over = not isinstance(message, wire.Piece) and not (isinstance(message, wire.Done) and not message.last)
             inbox = self._waiting.pop(message.id, None) if over else self._waiting.get(message.id)

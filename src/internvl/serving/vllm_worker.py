@@ -29,6 +29,7 @@ from internvl.inference.embed import Embedder
 from internvl.inference.sampling import SamplingConfig
 from internvl.models.config import ChatConfig, TextConfig
 from internvl.serving.backend import Facts
+from internvl.serving.inbox import Come, listen
 from internvl.serving.refusal import Refusal, internal, queue_full, refusal_of
 from internvl.serving.saying import Saying, Speech
 from internvl.serving.vectors import Embedding
@@ -48,7 +49,7 @@ from internvl.serving.wire import (
     Vectors,
     WireError,
 )
-from internvl.serving.worker import Come, begun, listen, named, unservable
+from internvl.serving.worker import begun, named, unservable
 from internvl.weights.checkpoint import describe, open_checkpoint
 from internvl.weights.files import majority
 from internvl.weights.load import DTYPES, load_encoder, resolve

@@ -17,8 +17,8 @@ import socket
 import struct
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
 
 from internvl.serving.memory import Memory, WireError
 
@@ -226,18 +226,34 @@ class Refused:
     retry_after: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """All that came of one step of the engine, in its order: one frame wakes the other end once for all answers."""
+
+    said: Sequence[Piece | Done | Refused]
+
+
 Message = (
     Open | Look | Read | Prompt | Serve | Ask | Drop | Embed | Ping | Ready | Piece | Done | Vectors | Pong | Refused
-)
+    | Step
+)  # fmt: skip
 KINDS: Mapping[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (Open, Look, Read, Prompt, Serve, Ask, Drop, Embed, Ping, Ready, Piece, Done, Vectors, Pong, Refused)
+    for kind in (Open, Look, Read, Prompt, Serve, Ask, Drop, Embed, Ping, Ready, Piece, Done, Vectors, Pong, Refused,
+                 Step)
 }  # fmt: skip
+_NAMES = {kind: frozenset(one.name for one in fields(kind)) for kind in KINDS.values()}
 
 
 def encode(message: Message) -> bytes:
     """A message as JSON."""
-    return json.dumps([type(message).__name__, asdict(message)], ensure_ascii=True, separators=(",", ":")).encode()
+    return json.dumps(_written(message), ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def _written(message: Message) -> list[Any]:
+    if isinstance(message, Step):
+        return ["Step", {"said": [_written(one) for one in message.said]}]
+    return [type(message).__name__, vars(message)]
 
 
 def decode(frame: bytes) -> Message:
@@ -247,18 +263,26 @@ def decode(frame: bytes) -> Message:
     Drop(id=7)
     """
     try:
-        name, values = json.loads(frame)
-        kind = KINDS[name]
-        if not isinstance(values, dict):
-            raise TypeError("fields have names")
-        unknown = set(values) - {one.name for one in fields(kind)}
-        if unknown:
-            raise TypeError(f"unknown {sorted(unknown)}")
-        if type(values.get("id", 0)) is not int:
-            raise TypeError("an id is a whole number")
-        return kind(**values)
+        return _read(*json.loads(frame))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WireError(f"a frame is no message: {type(error).__name__}") from None
+
+
+def _read(name: str, values: Any) -> Message:
+    kind = KINDS[name]
+    if not isinstance(values, dict):
+        raise TypeError("fields have names")
+    found = cast("dict[str, Any]", values)
+    if unknown := found.keys() - _NAMES[kind]:
+        raise TypeError(f"unknown {sorted(unknown)}")
+    if type(found.get("id", 0)) is not int:
+        raise TypeError("an id is a whole number")
+    if kind is not Step:
+        return kind(**found)
+    said = [_read(*one) for one in found["said"]]
+    if not all(isinstance(one, Piece | Done | Refused) for one in said):
+        raise TypeError("a step has answers alone")
+    return Step(said=cast("list[Piece | Done | Refused]", said))
 
 
 # ---- the socket ------------------------------------------------------------------------------------------------------

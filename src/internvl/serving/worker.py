@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -33,6 +32,7 @@ from internvl.inference.chat import Chat
 from internvl.inference.embed import Embedder
 from internvl.inference.engine import Engine, EngineConfig, Event, Failed, QueueFull, Request, Spoke
 from internvl.serving.backend import Facts
+from internvl.serving.inbox import INBOX, Inbox, Prepared, listen
 from internvl.serving.refusal import queue_full, refusal_of
 from internvl.serving.saying import Saying, Speech
 from internvl.serving.vectors import Embedding
@@ -50,35 +50,15 @@ from internvl.serving.wire import (
     Ready,
     Refused,
     Serve,
+    Step,
     Vectors,
     WireError,
 )
 
 log = logging.getLogger("internvl.worker")
 
-INBOX = 64
-"""Messages that have come and were not looked at; whoever sends more waits."""
 LONGEST_WAIT = 60
 """Seconds after which who finds the queue full may come again, at most."""
-
-
-@dataclass(frozen=True)
-class Come:
-    """A message, and the pixels (n, S, S, 3) that came with it, or why they cannot be used."""
-
-    message: Message
-    pixels: np.ndarray | Exception | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the engine is to be asked for a request that had to be prepared, or why it cannot be."""
-
-    id: int
-    request: Request | Exception
-
-
-Inbox = queue.Queue[Come | Prepared]
 
 
 @dataclass
@@ -146,8 +126,9 @@ class Worker:
             if self._embedding:
                 self._advance()
             if self._engine.busy:
-                for event in self._engine.step():
-                    self._tell(event)
+                said = [one for event in self._engine.step() for one in self._said(event)]
+                if said:
+                    self._channel.send(Step(said=said))
 
     def counters(self) -> dict[str, int]:
         """What the engine counts, requests among them that are not in it yet."""
@@ -243,26 +224,23 @@ class Worker:
 
     # ---- what goes back ----------------------------------------------------------------------------------------------
 
-    def _tell(self, event: Event) -> None:
+    def _said(self, event: Event) -> list[Piece | Done | Refused]:
         asked = self._own.get(event.id)
         if asked is None:
-            return
+            return []
         try:
-            said = self._said(asked, event)
+            return self._told(asked, event)
         except Exception as error:
             self._drop(asked.ask.id)
-            self._refuse(asked.ask.id, error)
-            return
-        for one in said:
-            self._channel.send(one)
+            return [self._refusal(asked.ask.id, error)]
 
-    def _said(self, asked: Asked, event: Event) -> list[Piece | Done]:
+    def _told(self, asked: Asked, event: Event) -> list[Piece | Done | Refused]:
         if isinstance(event, Failed):
             raise event.error
         if not isinstance(event, Spoke):
-            return self._over(asked, event.answer, event.finish, event.reused)
+            return [*self._over(asked, event.answer, event.finish, event.reused)]
         saying = asked.saying[event.answer]
-        said: list[Piece | Done] = [*saying.hear(event.token, silent=event.silent)]
+        said: list[Piece | Done | Refused] = [*saying.hear(event.token, silent=event.silent)]
         reused = self._engine.reused(event.id)
         if saying.stopped and self._engine.cancel(event.id, event.answer):  # False: the engine has ended it itself
             self._stopped += len(asked.saying) == 1
@@ -278,10 +256,13 @@ class Worker:
         return saying.end(finish, reused=reused, last=not asked.saying)
 
     def _refuse(self, id: int, error: Exception) -> None:
+        self._channel.send(self._refusal(id, error))
+
+    def _refusal(self, id: int, error: Exception) -> Refused:
         refusal = queue_full(self._wait()) if isinstance(error, QueueFull) else refusal_of(error)
         if refusal.status >= 500:
             log.error("a request failed: %s", named(error))
-        self._channel.send(refusal.told(id))
+        return refusal.told(id)
 
     def _wait(self) -> int:
         """Seconds until all who wait now have had their turn, as fast as it went lately."""
@@ -318,35 +299,6 @@ class Worker:
 
 
 # ---- the process -----------------------------------------------------------------------------------------------------
-
-
-def listen(channel: Channel, inbox: Inbox) -> None:
-    """Put what comes into the inbox. When nothing will come any more the process ends, whatever it does just now."""
-    try:
-        while (got := channel.receive()) is not None:
-            inbox.put(come(*got))
-        os._exit(0)
-    except (OSError, WireError) as error:
-        log.error("the other end is not understood: %s", error)
-    finally:
-        os._exit(1)
-
-
-def come(message: Message, memory: Memory | None) -> Come:
-    """A message, with its pixels in this process's own memory."""
-    if memory is None:
-        return Come(message)
-    try:
-        shape: Sequence[int] = message.shape if isinstance(message, Ask | Embed) else ()
-        if len(shape) != 4:
-            raise WireError(f"memory came for pictures of the shape {list(shape)}")
-        pixels = memory.array(shape)
-        pixels.flags.writeable = True  # torch warns of what it could not write to
-        return Come(message, pixels)
-    except Exception as error:  # one request's fault
-        return Come(message, error)
-    finally:
-        memory.close()
 
 
 def named(error: BaseException) -> str:
