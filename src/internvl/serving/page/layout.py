@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("internvl.page")
 FILES = Path(__file__).parent / "files"
+GLANCE = 0.02
+"""Seconds between two looks of Gradio at its queue; its own thousand a second keep a core from the model."""
 Sliders = Sequence[tuple[str, float, float, float, float]]
 # fmt: off
 ANSWERING: Sliders = (
@@ -74,6 +76,7 @@ def mounted(outer: FastAPI, blocks: gr.Blocks, page: Page, place: str) -> FastAP
 
     folder = str(page.desk.folder)
     blocks.queue(default_concurrency_limit=None, max_size=1000, api_open=False)
+    blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = GLANCE
     gr.mount_gradio_app(
         outer, blocks, path="/", root_path=None if place == "/" else place, footer_links=[], run_history=False,
         allowed_paths=[folder], max_file_size=page.most, show_error=False, ssr_mode=False, enable_monitoring=False,
