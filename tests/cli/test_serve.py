@@ -14,7 +14,10 @@ import pytest
 from internvl.cli.main import run
 from internvl.cli.serve import limited
 from internvl.errors import UsageError
+from internvl.serving import first
 from internvl.serving.settings import Settings
+from internvl.weights.hub import NANO
+from internvl.weights.load import DTYPES
 from tests.e2e.served import PATIENCE, Served, until
 from tests.serving.echo import KEY
 
@@ -43,11 +46,32 @@ def command(*options: str, **environment: str) -> subprocess.CompletedProcess[st
         (["--allow-host", "https://a.org/path"], "*.example.org"),
         (["--server-name", "Mine.example"], "small letters"),
         (["--allow-origin", "*"], "https://"),
+        (["--model", "no-such-model-here"], "no model is called 'no-such-model-here'"),
+        (["--model", "./no/such/folder"], "no file or folder here"),
+        (["--model", "{empty}"], "has no weights"),
+        (["--model", "{broken}"], "config.json cannot be read"),
+        (["--embedder", "no-such-model-here"], "no model is called"),
+        (["--revision", "main"], "expected a model on the hub"),
+        (["--dtype", "int3"], "no dtype is called 'int3'"),
+        (["--device", "gpu"], "'gpu' is no device"),
+        (["--device", "mps:1x"], "is no device"),
+        (["--engine", "vllm", "--vllm", "no-such-vllm"], "install vLLM"),
+        (["--engine", "vllm", "--vllm", "true", "--device", "mps"], "CUDA_VISIBLE_DEVICES"),
+        (["--engine", "vllm", "--vllm", "true", "--tensor-parallel-size", "7"], "attention heads; choose one of 1, 3"),
+        (["--engine", "vllm", "--tensor-parallel-size", "0"], "at least 1"),
+        (["--tensor-parallel-size", "2"], "--engine vllm"),
     ],
 )
-def test_a_mistake_is_one_line(options, said, capsys, monkeypatch):
+def test_a_mistake_is_one_line(options, said, capsys, monkeypatch, tmp_path):
+    """And it is told before any process has started."""
     monkeypatch.delenv("INTERNVL_API_KEYS", raising=False)
-    assert run(["serve", *options]) == 2
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **more: pytest.fail(f"{words} was started"))
+    folders = {name: tmp_path / name for name in ("empty", "broken")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["broken"] / "model.safetensors").touch()
+    (folders["broken"] / "config.json").write_text("{")
+    assert run(["serve", *(option.format(**folders) for option in options)]) == 2
     printed = capsys.readouterr()
     [line] = printed.err.splitlines()
     assert line.startswith("internvl: ")
@@ -55,12 +79,35 @@ def test_a_mistake_is_one_line(options, said, capsys, monkeypatch):
     assert not printed.out
 
 
-def test_a_model_that_is_not_there_is_one_line():
-    done = command("--model", "no-such-model-here", "--port", "0", HF_HUB_OFFLINE="1")
+def test_what_only_the_worker_finds_is_told_once(tmp_path):
+    """Weights that are cut off."""
+    for file in NANO.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes()[: 100_000 if file.suffix == ".safetensors" else None])
+    done = command("--model", str(tmp_path), "--port", "0", "--no-ui", INTERNVL_API_KEYS="")
     assert done.returncode == 2
-    assert "no-such-model-here" in done.stderr.splitlines()[-1]
-    assert done.stderr.splitlines()[-1].startswith("internvl: ")
-    assert "Traceback" not in done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("internvl: the model cannot be served: ")
+
+
+def test_names_of_dtypes_are_those_that_weights_can_be_held_in():
+    assert set(first.DTYPES) == set(DTYPES)
+
+
+def test_a_device_without_a_driver_is_refused_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(first, "CUDA", "libno-such-driver.so")
+    monkeypatch.setattr(first, "ROCM", tmp_path / "kfd")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(UsageError, match=f"no device '{name}' on this machine"):
+            first.check_device(name)
+    first.ROCM.touch()
+    first.check_device("cuda")
+    first.check_device("cpu")
+    first.check_device(None)
+
+
+def test_a_model_on_the_hub_is_for_the_worker_to_find():
+    first.check(Settings(model="someone/some-model", dtype="torch.bfloat16"))
 
 
 def test_a_port_that_is_taken_is_said_at_once():

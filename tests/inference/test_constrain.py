@@ -19,7 +19,7 @@ import internvl
 from internvl.data.detokenizer import Tidy
 from internvl.data.tokenizer import Tokenizer
 from internvl.errors import InternVLError, MissingExtra, UsageError
-from internvl.inference import constrain, constraint
+from internvl.inference import constrain
 from internvl.inference.constrain import ConstrainedAnswer, Constraint, Grammars
 from internvl.inference.draft import Draft
 from internvl.inference.sampling import SamplingConfig

@@ -145,8 +145,10 @@ def listen(settings: Settings, vllm: VllmOptions | None) -> None:
     """Serve until a signal comes."""
     from internvl.serving import listen as http
     from internvl.serving.app import create_app
+    from internvl.serving.first import check
     from internvl.serving.logs import write_to
 
+    check(settings, vllm)
     write_to()
     listener = http.bind(settings)
     try:

