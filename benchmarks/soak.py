@@ -33,9 +33,8 @@ def main() -> int:
     with running("--slots", "4") as served:
         traffic = Traffic(served, arguments.clients)
         names = list(served.held())
-        print(
-            f"`{' '.join(['python -m benchmarks.soak', *sys.argv[1:]])}`\n\n| minute | requests | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}"
-        )
+        print(f"`{' '.join(['python -m benchmarks.soak', *sys.argv[1:]])}`\n")
+        print(f"| minute | requests | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}")
         traffic.begin()
         began, told = time.monotonic(), -1
         while (at := time.monotonic() - began) < 60 * arguments.minutes:

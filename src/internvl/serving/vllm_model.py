@@ -140,7 +140,7 @@ def gibibytes(text: TextConfig, plan: Plan) -> int:
 def telling(lines: Sequence[str]) -> str:
     """The few last lines of a log that name an error, or else its very last ones; printable, short, on one line.
 
-    >>> telling(["(EngineCore pid=7) ERROR 01-02 03:04:05 [core.py:7] ValueError: no room", "at exit", "ValueError: no room"])
+    >>> telling(["(EngineCore pid=7) ERROR 01-02 03:04:05 [core.py:7] ValueError: no room", "at exit"])
     'ValueError: no room'
     """
     shown = ["".join(letter if letter.isprintable() else "?" for letter in PREFIX.sub("", line.strip()))
