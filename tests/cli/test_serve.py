@@ -13,9 +13,12 @@ import pytest
 
 from internvl.cli.main import run
 from internvl.cli.serve import limited
-from internvl.errors import UsageError
+from internvl.data.media import open_pdf, open_video
+from internvl.errors import MediaRefused, UsageError
 from internvl.serving import first
+from internvl.serving.reading import open_all
 from internvl.serving.settings import Settings
+from internvl.serving.translate import Order, Reference, Unopened
 from internvl.weights.hub import NANO
 from internvl.weights.load import DTYPES
 from tests.e2e.served import PATIENCE, Served, until
@@ -131,6 +134,16 @@ def test_limits_are_given_by_name():
     assert (requests.n, media.pages, requests.frames, media.frames) == (2, 4, 8, 8)
     requests, media = limited(["frames=100"])
     assert Settings(limits=requests, media_limits=media).media.frames == 100, "more than by default too"
+    requests, media = limited(["frames=0", "pages=0"])
+    media = Settings(limits=requests, media_limits=media).media
+    assert (media.frames, media.pages) == (0, 0), "none are taken"
+    with pytest.raises(MediaRefused, match="no videos are taken here"):
+        open_video(b"any", media)
+    with pytest.raises(MediaRefused, match="no documents are taken here"):
+        open_pdf(b"any", media)
+    with pytest.raises(MediaRefused, match=r"^video 1: no videos are taken here; leave it out, or send pictures$"):
+        video = Unopened("user", (Reference("video", "data:video/mp4;base64,AAAA"),))
+        open_all(Order(model="nano", unopened=(video,)), media)
     for wrong in ("n=0", "n=-1", "n", "=4", "local=1", "hosts=1"):
         with pytest.raises(UsageError):
             limited([wrong])

@@ -134,7 +134,8 @@ def limited(given: list[str]) -> Any:
             names.setdefault(one.name, []).append(media)
     for text in given:
         key, equals, number = text.partition("=")
-        if not (equals and number.isascii() and number.isdigit()) or not int(number[:18]):
+        is_number = equals and number.isascii() and number.isdigit()
+        if not is_number or not (int(number[:18]) or key in ("frames", "pages")):  # 0: no videos, no documents
             raise UsageError(f"--limit {text!r}: expected NAME=N with a whole number from 1 on, such as n=4")
         for limits in find("limit", key, names):
             limits[key] = int(number[:18])
