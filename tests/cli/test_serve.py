@@ -129,6 +129,17 @@ def test_a_key_is_never_shown():
     assert "too short" not in done.stdout + done.stderr
 
 
+def test_a_file_of_keys_that_everyone_can_read_or_that_is_empty_is_refused(tmp_path, capsys):
+    file = tmp_path / "keys"
+    for content, mode, what in ((KEY, 0o644, f"chmod o-r {file}"), ("", 0o600, "holds no API key")):
+        file.write_text(content)
+        file.chmod(mode)
+        assert run(["serve", "--api-key-file", str(file)]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert what in line
+        assert KEY not in line
+
+
 def test_limits_are_given_by_name():
     requests, media = limited(["n=2", "pages=4", "frames=8"])
     assert (requests.n, media.pages, requests.frames, media.frames) == (2, 4, 8, 8)
@@ -141,8 +152,8 @@ def test_limits_are_given_by_name():
         open_video(b"any", media)
     with pytest.raises(MediaRefused, match="no documents are taken here"):
         open_pdf(b"any", media)
+    video = Unopened("user", (Reference("video", "data:video/mp4;base64,AAAA"),))
     with pytest.raises(MediaRefused, match=r"^video 1: no videos are taken here; leave it out, or send pictures$"):
-        video = Unopened("user", (Reference("video", "data:video/mp4;base64,AAAA"),))
         open_all(Order(model="nano", unopened=(video,)), media)
     for wrong in ("n=0", "n=-1", "n", "=4", "local=1", "hosts=1"):
         with pytest.raises(UsageError):
