@@ -161,7 +161,7 @@ def babbling(handler, body, number):
 
 def empty(handler, body, number):
     handler.begin()
-    handler.event(piece("", "stop"))
+    handler.event(piece("", "length"))
     handler.event("[DONE]")
     handler.end()
 
@@ -193,6 +193,20 @@ def test_each_fault_is_counted_by_its_kind_and_disturbs_nobody():
     assert said["HTTP 429"] == "too many (asks to wait 7 s)"
     assert said["error in the stream"] == "the worker died; ***"
     assert all(len(text) <= 500 and "\n" not in text for text in said.values())
+
+
+def test_an_empty_answer_that_the_model_ended_is_no_fault():
+    def play(handler, body, number):
+        handler.begin()
+        handler.event(piece("", "stop"))
+        handler.event("[DONE]")
+        handler.end()
+
+    with serving(Scripted(play)) as scripted:
+        run = measured(scripted, Load(requests=2, concurrency=1))
+    found = figures(run)
+    assert (found.empty, found.answered, found.failed, found.errors) == (2, 0, 0, ())
+    assert found.spreads["e2e"].count == 0
 
 
 def test_a_break_after_the_end_is_no_fault():

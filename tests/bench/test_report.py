@@ -52,6 +52,14 @@ def found(run):
     return figures(run, bounds={"ttft": 1.0, "itl": 0.9, "e2e": 20.0})
 
 
+def test_an_empty_answer_is_told_and_counts_as_no_failure():
+    run = run_of(outcome(), outcome(1, (), "empty", ended=0.1))
+    page = page_of(run, bounds={"e2e": 20.0})
+    assert "1 empty" in page.text
+    assert "failed" not in page.text
+    assert figures(run).spreads["e2e"].count == 1
+
+
 def test_a_page_is_whole_and_asks_nothing_of_any_other_place(run, found):
     page = Page(report_html(run, found, ASKED))
     assert page.open == []

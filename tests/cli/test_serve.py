@@ -13,8 +13,14 @@ import pytest
 
 from internvl.cli.main import run
 from internvl.cli.serve import limited
-from internvl.errors import UsageError
+from internvl.data.media import open_pdf, open_video
+from internvl.errors import MediaRefused, UsageError
+from internvl.serving import first
+from internvl.serving.reading import open_all
 from internvl.serving.settings import Settings
+from internvl.serving.translate import Order, Reference, Unopened
+from internvl.weights.hub import NANO
+from internvl.weights.load import DTYPES
 from tests.e2e.served import PATIENCE, Served, until
 from tests.serving.echo import KEY
 
@@ -43,11 +49,32 @@ def command(*options: str, **environment: str) -> subprocess.CompletedProcess[st
         (["--allow-host", "https://a.org/path"], "*.example.org"),
         (["--server-name", "Mine.example"], "small letters"),
         (["--allow-origin", "*"], "https://"),
+        (["--model", "no-such-model-here"], "no model is called 'no-such-model-here'"),
+        (["--model", "./no/such/folder"], "no file or folder here"),
+        (["--model", "{empty}"], "has no weights"),
+        (["--model", "{broken}"], "config.json cannot be read"),
+        (["--embedder", "no-such-model-here"], "no model is called"),
+        (["--revision", "main"], "expected a model on the hub"),
+        (["--dtype", "int3"], "no dtype is called 'int3'"),
+        (["--device", "gpu"], "'gpu' is no device"),
+        (["--device", "mps:1x"], "is no device"),
+        (["--engine", "vllm", "--vllm", "no-such-vllm"], "install vLLM"),
+        (["--engine", "vllm", "--vllm", "true", "--device", "mps"], "CUDA_VISIBLE_DEVICES"),
+        (["--engine", "vllm", "--vllm", "true", "--tensor-parallel-size", "7"], "attention heads; choose one of 1, 3"),
+        (["--engine", "vllm", "--tensor-parallel-size", "0"], "at least 1"),
+        (["--tensor-parallel-size", "2"], "--engine vllm"),
     ],
 )
-def test_a_mistake_is_one_line(options, said, capsys, monkeypatch):
+def test_a_mistake_is_one_line(options, said, capsys, monkeypatch, tmp_path):
+    """And it is told before any process has started."""
     monkeypatch.delenv("INTERNVL_API_KEYS", raising=False)
-    assert run(["serve", *options]) == 2
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **more: pytest.fail(f"{words} was started"))
+    folders = {name: tmp_path / name for name in ("empty", "broken")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["broken"] / "model.safetensors").touch()
+    (folders["broken"] / "config.json").write_text("{")
+    assert run(["serve", *(option.format(**folders) for option in options)]) == 2
     printed = capsys.readouterr()
     [line] = printed.err.splitlines()
     assert line.startswith("internvl: ")
@@ -55,12 +82,35 @@ def test_a_mistake_is_one_line(options, said, capsys, monkeypatch):
     assert not printed.out
 
 
-def test_a_model_that_is_not_there_is_one_line():
-    done = command("--model", "no-such-model-here", "--port", "0", HF_HUB_OFFLINE="1")
+def test_what_only_the_worker_finds_is_told_once(tmp_path):
+    """Weights that are cut off."""
+    for file in NANO.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes()[: 100_000 if file.suffix == ".safetensors" else None])
+    done = command("--model", str(tmp_path), "--port", "0", "--no-ui", INTERNVL_API_KEYS="")
     assert done.returncode == 2
-    assert "no-such-model-here" in done.stderr.splitlines()[-1]
-    assert done.stderr.splitlines()[-1].startswith("internvl: ")
-    assert "Traceback" not in done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("internvl: the model cannot be served: ")
+
+
+def test_names_of_dtypes_are_those_that_weights_can_be_held_in():
+    assert set(first.DTYPES) == set(DTYPES)
+
+
+def test_a_device_without_a_driver_is_refused_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(first, "CUDA", "libno-such-driver.so")
+    monkeypatch.setattr(first, "ROCM", tmp_path / "kfd")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(UsageError, match=f"no device '{name}' on this machine"):
+            first.check_device(name)
+    first.ROCM.touch()
+    first.check_device("cuda")
+    first.check_device("cpu")
+    first.check_device(None)
+
+
+def test_a_model_on_the_hub_is_for_the_worker_to_find():
+    first.check(Settings(model="someone/some-model", dtype="torch.bfloat16"))
 
 
 def test_a_port_that_is_taken_is_said_at_once():
@@ -79,11 +129,32 @@ def test_a_key_is_never_shown():
     assert "too short" not in done.stdout + done.stderr
 
 
+def test_a_file_of_keys_that_everyone_can_read_or_that_is_empty_is_refused(tmp_path, capsys):
+    file = tmp_path / "keys"
+    for content, mode, what in ((KEY, 0o644, f"chmod o-r {file}"), ("", 0o600, "holds no API key")):
+        file.write_text(content)
+        file.chmod(mode)
+        assert run(["serve", "--api-key-file", str(file)]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert what in line
+        assert KEY not in line
+
+
 def test_limits_are_given_by_name():
     requests, media = limited(["n=2", "pages=4", "frames=8"])
     assert (requests.n, media.pages, requests.frames, media.frames) == (2, 4, 8, 8)
     requests, media = limited(["frames=100"])
     assert Settings(limits=requests, media_limits=media).media.frames == 100, "more than by default too"
+    requests, media = limited(["frames=0", "pages=0"])
+    media = Settings(limits=requests, media_limits=media).media
+    assert (media.frames, media.pages) == (0, 0), "none are taken"
+    with pytest.raises(MediaRefused, match="no videos are taken here"):
+        open_video(b"any", media)
+    with pytest.raises(MediaRefused, match="no documents are taken here"):
+        open_pdf(b"any", media)
+    video = Unopened("user", (Reference("video", "data:video/mp4;base64,AAAA"),))
+    with pytest.raises(MediaRefused, match=r"^video 1: no videos are taken here; leave it out, or send pictures$"):
+        open_all(Order(model="nano", unopened=(video,)), media)
     for wrong in ("n=0", "n=-1", "n", "=4", "local=1", "hosts=1"):
         with pytest.raises(UsageError):
             limited([wrong])

@@ -109,11 +109,15 @@ class Served:
         return found
 
     def held(self) -> dict[str, int]:
-        """Bytes of memory and open descriptors of the processes, by kind."""
+        """Bytes of memory (see `memory`) and open descriptors of the processes, by kind."""
         found: dict[str, int] = {}
         for kind, processes in self.processes().items():
-            found[f"{kind} bytes"] = sum(one.memory_info().rss for one in processes)
-            found[f"{kind} descriptors"] = sum(one.num_fds() for one in processes)
+            found[f"{kind} bytes"] = found[f"{kind} descriptors"] = 0
+            for one in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):  # a reader that has just been replaced
+                    descriptors = one.num_fds()
+                    found[f"{kind} bytes"] += memory(one.pid)
+                    found[f"{kind} descriptors"] += descriptors
         return found
 
     def kill_worker(self) -> int:
@@ -135,6 +139,20 @@ class Served:
             raise AssertionError(f"the server did not stop in 60 s:\n{self.log()[-4000:]}") from None
         finally:
             self._log.close()
+
+
+def memory(pid: int) -> int:
+    """Bytes that a process holds and nobody else can give back: its own pages and its share of memory files, whether
+    they are in RAM or swapped out. Pages of files are left out: the system drops and reads them as it likes.
+
+    Where there is no /proc/PID/smaps_rollup it is the memory in RAM, which falls when a process is idle.
+    """
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:  # there is no such file, or no such process any more
+        return psutil.Process(pid).memory_info().rss
+    found = {name: 1024 * int(value) for name, value in re.findall(r"^(\w+): +(\d+) kB$", rollup, flags=re.MULTILINE)}
+    return sum(found.get(name, 0) for name in ("Pss_Anon", "Pss_Shmem", "SwapPss"))
 
 
 @contextlib.contextmanager

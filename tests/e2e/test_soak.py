@@ -7,14 +7,17 @@ descriptors of each of its processes.
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.served import PATIENCE, asked, until
+from tests.e2e.served import PATIENCE, asked, memory, until
 from tests.e2e.traffic import EXPECTED, KINDS, PICTURES, Traffic, abandon, ask, grown, outcome, slope
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -140,3 +143,17 @@ def test_what_grows_is_seen_and_what_is_full_is_not():
     leaking = [(at, {"api bytes": 10**8 + at * MIB // 4, "api descriptors": 40 + at // 10}) for at in range(100)]
     assert set(grown(leaking, 8 * MIB)) == {"api bytes", "api descriptors"}
     assert slope([(0, 5.0), (10, 5.0)]) == 0
+
+
+def test_memory_is_what_a_process_holds_and_not_what_the_system_keeps_of_its_files(tmp_path):
+    """Row 4.3: a page of a file comes and goes as the system likes, and is no leak; a page of our own is one."""
+    if not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("this system does not say what of a process's memory is its own")
+    (tmp_path / "file").write_bytes(bytes(32 * MIB))
+    before = memory(os.getpid())
+    with (tmp_path / "file").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert mapped[:].count(0) == 32 * MIB  # every page has been read
+        assert memory(os.getpid()) < before + 16 * MIB
+    own = bytearray(b"x") * (32 * MIB)
+    assert memory(os.getpid()) > before + 24 * MIB
+    assert len(own) == 32 * MIB

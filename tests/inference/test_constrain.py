@@ -19,7 +19,7 @@ import internvl
 from internvl.data.detokenizer import Tidy
 from internvl.data.tokenizer import Tokenizer
 from internvl.errors import InternVLError, MissingExtra, UsageError
-from internvl.inference import constrain, constraint
+from internvl.inference import constrain
 from internvl.inference.constrain import ConstrainedAnswer, Constraint, Grammars
 from internvl.inference.draft import Draft
 from internvl.inference.sampling import SamplingConfig
@@ -221,10 +221,9 @@ def test_a_json_object_is_any_json_object(name):
     for seed in range(3):
         assert isinstance(json.loads(draw(name, answer.fresh(), seed, is_json)), dict)
     value = {"a": [1, -2.5e3, None, True], "b": {"": "x\ny"}}
-    for text in (json.dumps(value), json.dumps(value, indent=2), json.dumps(value, separators=(",", ":"))):
-        ids = spelt_by(name, text)
-        if ids is not None:  # SentencePiece models may write no line breaks
-            walk(name, answer.fresh(), ids)
+    ids = spelt_by(name, json.dumps(value, separators=(",", ":")))
+    assert ids is not None
+    walk(name, answer.fresh(), ids)
 
 
 scalars = (
@@ -251,15 +250,16 @@ def test_random_answers_fit_random_schemas(name, schema, seed):
     assert fits(json.loads(draw(name, start(name, Constraint.json_schema(whole)), seed, is_json)), whole)
 
 
-def test_white_space_between_the_parts_of_json_is_bounded():
-    answer = start("nano", Constraint.json_object())
-    answer.accept(tokenizer("nano").encode("{")[0])
-    line = tokenizer("nano").encode("\n")[0]
-    for _ in range(constraint.MAX_WHITE_SPACE):
-        answer.accept(line)
+@pytest.mark.parametrize("begun", ["", "{", '{"a"', '{"a":', '{"a":[1', '{"a":[1,', '{"a":[1]', '{"a":[1]}'])
+@pytest.mark.parametrize(
+    "form", [Constraint.json_object(), Constraint.json_schema(object_of(a={"type": "array", "items": {}}))]
+)
+def test_no_token_is_spent_on_white_space_between_the_parts_of_json(form, begun):
     spelt = grammars("nano")._spelt
-    assert not any(spelt[int(i)].isspace() for i in answer.allowed().nonzero())
-    assert answer.allowed().any()
+    answer = start("nano", form)
+    for token in tokenizer("nano").encode(begun):
+        answer.accept(token)
+    assert not [spelt[int(i)] for i in answer.allowed().nonzero() if spelt[int(i)][:1].isspace()]
 
 
 # ---- regular expressions ---------------------------------------------------------------------------------------------

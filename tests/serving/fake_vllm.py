@@ -158,7 +158,9 @@ if __name__ == "__main__":
         kept = {name: value for name, value in os.environ.items() if name.startswith(("VLLM_", "HF_", "INTERNVL_"))}
         file.write(json.dumps({"words": sys.argv[1:], "environment": kept, "pid": os.getpid()}) + "\n")
     if LOG.with_name("broken").exists():
-        sys.exit("no memory is left")
+        print("(EngineCore pid=7) ERROR 01-02 03:04:05 [core.py:7] ValueError: no \x1b[31mmemory is left " + 999 * "x")
+        print("See root cause above.")
+        sys.exit("RuntimeError: the engine did not begin")
     server = Server(sys.argv[sys.argv.index("--uds") + 1], Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     threading.Event().wait()

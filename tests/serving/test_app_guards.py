@@ -110,6 +110,7 @@ def test_keys_are_read_from_a_file_and_the_environment(tmp_path):
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{KEY}\n\n  {OTHER}  \n")
     third = "sk-00000000000000000000"
+    file.chmod(0o600)
     assert read_keys(file, {"INTERNVL_API_KEYS": f"{third}, {KEY},"}) == (KEY, OTHER, third)
     file.write_text("# none\n")
     for wrong in (file, tmp_path / "missing", tmp_path):

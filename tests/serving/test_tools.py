@@ -132,11 +132,11 @@ def test_the_grammar_library_takes_the_schema_of_calls():
         assert not matcher.is_error(), matcher.get_error()
         return matcher.try_consume_tokens(list(text.encode())) == len(text) and matcher.is_accepting()
 
-    assert fits('{"name": "f", "arguments": {"x": 3}}')
-    assert fits('{"name": "now", "arguments": {}}')
-    assert not fits('{"name": "f", "arguments": {"x": "a"}}')
-    assert not fits('{"name": "f", "arguments": {}}')
-    assert not fits('{"name": "sub", "arguments": {}}')
+    assert fits('{"name":"f","arguments":{"x":3}}')
+    assert fits('{"name":"now","arguments":{}}')
+    assert not fits('{"name":"f","arguments":{"x":"a"}}')
+    assert not fits('{"name":"f","arguments":{}}')
+    assert not fits('{"name":"sub","arguments":{}}')
 
 
 class Bytes:

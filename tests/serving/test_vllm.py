@@ -420,7 +420,14 @@ def test_the_socket_is_gone_when_the_server_is(program):
 
 @pytest.mark.parametrize(
     ("named", "message"),
-    [("broken", "exit code 1 before it was loaded"), ("old", "install 0.32 or later")],
+    [
+        (
+            "broken",
+            r"^the model cannot be served: vLLM ended with exit code 1 before it was loaded: "
+            r"ValueError: no \?\[31mmemory is left x{100,170} \| RuntimeError: the engine did not begin$",
+        ),
+        ("old", "install 0.32 or later"),
+    ],
 )
 def test_a_vllm_that_cannot_serve_says_so(program, named, message):
     program.with_name(named).touch()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
+import torch
 
 from internvl.errors import UsageError
 from internvl.serving import vllm_worker
 from internvl.serving.vllm_options import OURS, VllmOptions
-from internvl.serving.wire import Message, Refused, Serve
+from internvl.serving.vllm_worker import MOST_PICTURES, VllmWorker
+from internvl.serving.wire import Embed, Message, Refused, Serve, Vectors
+from internvl.serving.worker import Come
 
 
 class Said(list[Message]):
@@ -85,3 +90,57 @@ def test_a_vllm_that_stands_still_is_not_well(monkeypatch, tmp_path: Path):
         silent.bind(address)
         silent.listen()
         asyncio.run(scenario())
+
+
+class Slow:
+    """A model of vectors that waits until it may go on."""
+
+    tile_size, tokenizer = 4, None
+
+    def __init__(self) -> None:
+        self.may = threading.Event()
+
+    def images(self, photos: list[object]) -> torch.Tensor:
+        assert self.may.wait(60)
+        return torch.ones(len(photos), 2)
+
+
+class Sent(list[Message]):
+    """A channel that keeps what is sent, and not the memory that comes with it."""
+
+    def send(self, message: Message, memory: object = None) -> None:
+        self.append(message)
+
+
+def test_pictures_that_wait_for_vectors_are_bounded():
+    """As with the native engine: what is too much for now is 429, what is too much for ever 400; then there is room."""
+    channel, slow = Sent(), Slow()
+    loaded = SimpleNamespace(embedder=slow, queue=8, plan=SimpleNamespace(slots=2))
+
+    async def scenario() -> None:
+        worker = VllmWorker(channel, loaded, None)  # type: ignore[arg-type]
+
+        async def ask(id: int, count: int, answers: int) -> Message | None:
+            pixels = np.zeros((count, 4, 4, 3), np.uint8)
+            worker.hear(Come(Embed(id=id, shape=list(pixels.shape)), pixels))
+            async with asyncio.timeout(60):
+                while len(channel) < answers:
+                    await asyncio.sleep(0.01)
+            return channel[-1] if answers else None
+
+        await ask(1, MOST_PICTURES - 1, 0)
+        refused = await ask(2, 2, 1)
+        assert isinstance(refused, Refused)
+        assert (refused.id, refused.status, refused.code) == (2, 429, "queue_full")
+        assert worker.counters()["waiting_tiles"] == MOST_PICTURES - 1
+        refused = await ask(3, MOST_PICTURES + 1, 2)
+        assert isinstance(refused, Refused)
+        assert (refused.id, refused.status) == (3, 400)
+        slow.may.set()
+        while len(channel) < 3:
+            await asyncio.sleep(0.01)
+        vectors = await ask(4, 2, 4)
+        assert isinstance(vectors, Vectors)
+        assert worker.counters()["waiting_tiles"] == 0
+
+    asyncio.run(scenario())

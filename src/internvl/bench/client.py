@@ -147,8 +147,8 @@ class Client:
             return await self._listen(_lines(response.iter_lines()), heard)
 
     async def _listen(self, lines: AsyncIterator[str], heard: Callable[[], None]) -> Said:
-        prompt = output = None
-        began = ended = over = False
+        prompt = output = finish = None
+        began = over = False
         try:
             async for line in lines:
                 field, _, data = line.partition(":")
@@ -159,18 +159,18 @@ class Client:
                 choice = _first(event.get("choices"))
                 if _has_text(choice.get("delta")):
                     heard()
-                ended = ended or choice.get("finish_reason") is not None
+                finish = choice.get("finish_reason") or finish
                 usage = event.get("usage")
                 if isinstance(usage, Mapping):
                     prompt, output = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         except Failed:
             if not over:  # all was said before it broke
                 raise
-        if not (ended or over):
+        if not (finish or over):
             if not began:
                 raise Failed("no stream", "the answer holds no events; does the server stream?")
             raise Failed("cut stream", "the stream ended before the answer did")
-        return Said(prompt_tokens=prompt, output_tokens=output)
+        return Said(prompt_tokens=prompt, output_tokens=output, finish=str(finish) if finish else None)
 
     def _event(self, data: str) -> Mapping[str, Any]:
         try:

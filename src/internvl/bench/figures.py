@@ -49,7 +49,7 @@ class Errors:
 
 @dataclass(frozen=True, kw_only=True)
 class Goodput:
-    """Requests that kept every bound, of all that were asked: a failed or cancelled one kept none."""
+    """Requests that kept every bound, of all that were asked: an empty, failed or cancelled one kept none."""
 
     bounds: Mapping[str, float]
     kept: int
@@ -63,6 +63,8 @@ class Figures:
 
     requests: int
     answered: int
+    empty: int
+    """Answers that are complete and have no text."""
     failed: int
     cancelled: int
     errors: tuple[Errors, ...]
@@ -150,6 +152,7 @@ def figures(run: Measured, *, bounds: Mapping[str, float] | None = None, with_pi
     return Figures(
         requests=len(outcomes),
         answered=len(answered),
+        empty=sum(outcome.state == "empty" for outcome in outcomes),
         failed=sum(outcome.state == "failed" for outcome in outcomes),
         cancelled=sum(outcome.state == "cancelled" for outcome in outcomes),
         errors=_errors(outcomes),
@@ -167,8 +170,9 @@ def figures(run: Measured, *, bounds: Mapping[str, float] | None = None, with_pi
 
 
 def _spreads(outcomes: Sequence[Outcome], with_picture: Sequence[bool], *, late: bool) -> dict[str, Spread]:
-    """A failed request is in none but the last: that a server refuses at once does not make it fast."""
-    taken = [outcome for outcome in outcomes if outcome.state != "failed"]
+    """A failed request is in none but the last, nor is an empty answer: that a server refuses at once does not make it
+    fast."""
+    taken = [outcome for outcome in outcomes if outcome.is_timed]
     found = {"ttft": spread(outcome.first for outcome in taken)}
     if len(set(with_picture)) > 1:
         for name, wanted in (("ttft with a picture", True), ("ttft without", False)):
@@ -212,6 +216,8 @@ def _notes(run: Measured) -> Iterable[str]:
             f"{cancelled} cancelled after {run.load.timeout:g} s stand in the times with how long was waited, which is "
             "less than what they would have taken"
         )
+    if empty := sum(outcome.state == "empty" for outcome in run.outcomes):
+        yield f"{empty} answers were empty, as the model decided: they stand in no time and keep no bound"
     if any(outcome.state == "failed" for outcome in run.outcomes):
         yield "failed requests stand in no time but in the counts; none of them was asked again"
     told = [outcome for outcome in run.outcomes if outcome.state == "answered" and outcome.said.output_tokens]

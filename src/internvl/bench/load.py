@@ -23,7 +23,8 @@ from internvl.errors import UsageError
 MOST_REQUESTS = 100_000
 """Of one run: what became of each is kept in memory."""
 
-State = Literal["answered", "failed", "cancelled"]
+State = Literal["answered", "empty", "failed", "cancelled"]
+"""empty: the answer is complete and has no text, as a model may decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class Said:
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    finish: str | None = None
+    """Why the answer ended."""
 
 
 class Failed(Exception):
@@ -96,6 +99,11 @@ class Outcome:
     def output_tokens(self) -> int:
         """As the server counts; where it does not, pieces, each of which is mostly one token."""
         return len(self.pieces) if self.said.output_tokens is None else self.said.output_tokens
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its times are the server's: something came of it, or was waited for."""
+        return self.state in ("answered", "cancelled")
 
     @property
     def first(self) -> float | None:
@@ -197,7 +205,9 @@ class _Run:
         try:
             async with asyncio.timeout_at(self._begun + planned + self._load.timeout):
                 said = await self._ask(number, lambda: pieces.append(self._now()))
-            if not pieces:
+            if not pieces and said.finish == "stop":
+                state = "empty"
+            elif not pieces:
                 state, kind, text = "failed", "empty answer", "the answer ended without any text"
         except TimeoutError:
             state = "cancelled"

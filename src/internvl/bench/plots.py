@@ -70,7 +70,7 @@ def shown(seconds: float | None) -> str:
 
 def plots(run: Measured, bounds: Mapping[str, float]) -> list[Plot]:
     """What there is to draw of a run."""
-    taken = [outcome for outcome in run.outcomes if outcome.state != "failed"]
+    taken = [outcome for outcome in run.outcomes if outcome.is_timed]
     firsts = [outcome.first for outcome in taken if outcome.first is not None]
     gaps = [gap for outcome in taken for gap in outcome.gaps]
     wholes = {"whole answer": [outcome.whole for outcome in taken]}
@@ -121,15 +121,15 @@ class _Paper:
 
 
 def _when(run: Measured, bound: float | None) -> Plot:
-    """Time to first token of each request, where it was planned; failed ones stand on the floor."""
+    """Time to first token of each request, where it was planned; failed ones and empty answers stand on the floor."""
     every = -(-len(run.outcomes) // MOST_DOTS)
     outcomes = run.outcomes[::every]
     top = max((outcome.first or 0.0 for outcome in outcomes), default=0.0) * 1.05
     paper = _Paper(max(outcome.planned for outcome in run.outcomes), top)
     dots: list[Dots] = []
-    for state, style in (("answered", "own"), ("cancelled", "late"), ("failed", "bad")):
+    for state, style in (("answered", "own"), ("cancelled", "late"), ("empty", "late"), ("failed", "bad")):
         places = tuple(
-            (paper.x(one.planned), paper.y(0.0 if state == "failed" else one.first or 0.0))
+            (paper.x(one.planned), paper.y((one.first or 0.0) if one.is_timed else 0.0))
             for one in outcomes
             if one.state == state
         )

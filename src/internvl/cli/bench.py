@@ -210,7 +210,7 @@ def _measure(load: Load, client: Client, questions: Questions, bounds: dict[str,
     found = figures(run, bounds=bounds, with_picture=questions.with_picture)
     found = replace(found, notes=(*notes, *questions.notes(), *found.notes))
     told.tell(run, found)
-    if not found.answered:
+    if not (found.answered or found.empty):
         how = "; ".join(f"{error.count} x {error.kind} ({error.first})" for error in found.errors)
         cancelled = f"{found.cancelled} cancelled after {load.timeout:g} s" if found.cancelled else ""
         raise EndpointError(
@@ -224,9 +224,8 @@ def table(figures: Figures) -> str:
     from internvl.bench.plots import shown
     from internvl.bench.report import NAMES
 
-    lost = [
-        f"{count} {what}" for what, count in (("failed", figures.failed), ("cancelled", figures.cancelled)) if count
-    ]
+    counts = {"empty": figures.empty, "failed": figures.failed, "cancelled": figures.cancelled}
+    lost = [f"{count} {what}" for what, count in counts.items() if count]
     ends = ", ".join(["", *lost])
     lines = [f"answered     {figures.answered} of {figures.requests} in {shown(figures.seconds)}{ends}"]
     lines += [f"  {error.kind} x {error.count}: {error.first}" for error in figures.errors]

@@ -134,7 +134,8 @@ def limited(given: list[str]) -> Any:
             names.setdefault(one.name, []).append(media)
     for text in given:
         key, equals, number = text.partition("=")
-        if not (equals and number.isascii() and number.isdigit()) or not int(number[:18]):
+        is_number = equals and number.isascii() and number.isdigit()
+        if not is_number or not (int(number[:18]) or key in ("frames", "pages")):  # 0: no videos, no documents
             raise UsageError(f"--limit {text!r}: expected NAME=N with a whole number from 1 on, such as n=4")
         for limits in find("limit", key, names):
             limits[key] = int(number[:18])
@@ -145,8 +146,10 @@ def listen(settings: Settings, vllm: VllmOptions | None) -> None:
     """Serve until a signal comes."""
     from internvl.serving import listen as http
     from internvl.serving.app import create_app
+    from internvl.serving.first import check
     from internvl.serving.logs import write_to
 
+    check(settings, vllm)
     write_to()
     listener = http.bind(settings)
     try:

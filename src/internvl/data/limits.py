@@ -25,13 +25,13 @@ class Limits:
     side: int = 65_535
     """Pixels of the longer side."""
     frames: int = 512
-    """Taken from one video."""
+    """Taken from one video; 0: no video is taken."""
     clip_pixels: int = 1_000_000_000
     """Of all frames taken from one video together; a pixel is held in 4 bytes."""
     clip_seconds: float = 6 * 3600
     """How long a video may last."""
     pages: int = 64
-    """Taken from one document."""
+    """Taken from one document; 0: no document is taken."""
     seconds: float = 30.0
     """For fetching one address, redirects included."""
     formats: tuple[str, ...] = PICTURE_FORMATS
@@ -82,5 +82,7 @@ def check_frames(name: str, frames: int, limits: Limits) -> None:
     """Refuse a number of frames that no video may be asked for."""
     if type(frames) is not int or frames < 1:
         raise UsageError(f"{name}: {frames!r} frames were asked for; expected a whole number from 1 on")
+    if not limits.frames:
+        raise MediaRefused(f"{name}: no videos are taken here (Limits.frames); leave it out, or send pictures")
     if frames > limits.frames:
         raise MediaRefused(f"{name}: {frames} frames were asked for, at most {limits.frames} are read (Limits.frames)")

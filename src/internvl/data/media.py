@@ -151,6 +151,8 @@ def open_pdf(
     from internvl.data import document  # PDFium is loaded only where a document is opened
 
     name = name_of(source, "the document")
+    if not limits.pages:
+        raise MediaRefused(f"{name}: no documents are taken here (Limits.pages); leave it out, or send pictures")
     data = read(source, limits, what="the document")
     return document.render(data, name=name, limits=limits, size=size, pages=pages, password=password)
 

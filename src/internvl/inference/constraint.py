@@ -21,11 +21,9 @@ MAX_PATTERN = 4_096
 MAX_CHOICES = 1_024
 MAX_CHOICE = 4_096
 """Characters of one choice; all of them together have MAX_SCHEMA_BYTES."""
-MAX_WHITE_SPACE = 32
-"""Characters of white space in a row between the parts of JSON. A weak model can otherwise write nothing else."""
-_DATA = ("const", "enum", "default", "examples")
+DATA = ("const", "enum", "default", "examples")
 """Keywords of a schema whose values are data: a "$ref" in there refers to nothing."""
-_NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 """Keywords whose keys are the user's own names."""
 
 Kind = Literal["JSON schema", "regular expression", "list of choices"]
@@ -94,10 +92,10 @@ class Constraint:
         import llguidance
 
         if self.kind == "JSON schema":
-            # Written out: what a schema may say about white space and separators is not left to a default.
+            # Written out: what a schema may say about white space and separators is not left to a default. No space
+            # between the parts: it would cost tokens, and a weak model can write nothing else.
             options = {
-                "whitespace_flexible": True,
-                "whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{1,{MAX_WHITE_SPACE}}}",
+                "whitespace_flexible": False,
                 "item_separator": ",",
                 "key_separator": ":",
                 "coerce_one_of": False,
@@ -162,8 +160,8 @@ def _references(schema: object) -> Iterator[str]:
     for key, value in schema.items():
         if key in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str):
             yield value
-        elif key in _NAMES and isinstance(value, Mapping):
+        elif key in NAMES and isinstance(value, Mapping):
             for inner in value.values():
                 yield from _references(inner)
-        elif key not in _DATA:
+        elif key not in DATA:
             yield from _references(value)

@@ -99,7 +99,8 @@ async def _start(running: Running) -> None:
         await running.backend.start()
     except InternVLError as error:
         running.failure = error
-        tell("failed", reason=str(error))
+        if running.logs_failure:
+            tell("failed", reason=str(error))
     except Exception as error:
         running.failure = InternVLError("the model could not be started; the log says where")
         tell_fault(error)

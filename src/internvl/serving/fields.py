@@ -78,7 +78,7 @@ class RequestLimits:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            if getattr(self, one.name) < 1:
+            if getattr(self, one.name) < (one.name != "frames"):  # 0 frames: no videos
                 raise UsageError(f"the limit {one.name} is {getattr(self, one.name)}; it must be at least 1")
 
 

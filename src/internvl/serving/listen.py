@@ -86,6 +86,7 @@ class Server(uvicorn.Server):
         )  # fmt: skip
         super().__init__(config)
         self.running: Running = app.state.running
+        self.running.logs_failure = False  # `serve` raises it
         self._told: Callable[[], None] | None = told
         self._draining: asyncio.Task[None] | None = None
 

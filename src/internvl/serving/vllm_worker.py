@@ -26,6 +26,7 @@ from internvl.errors import UsageError
 from internvl.inference.chat import context as context_of
 from internvl.inference.constraint import Constraint
 from internvl.inference.embed import Embedder
+from internvl.inference.events import EngineConfig
 from internvl.inference.sampling import SamplingConfig
 from internvl.models.config import ChatConfig, TextConfig
 from internvl.serving.backend import Facts
@@ -64,6 +65,8 @@ BEATS = 5.0
 """Seconds between two looks at one that serves."""
 PATIENCE = 120.0
 """Seconds in which it says that it is well."""
+MOST_PICTURES = EngineConfig.waiting_tiles
+"""Pictures that may wait for their vectors, as with the native engine."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ class VllmWorker:
         """Requests that vLLM has."""
         self._counted: Counter[str] = Counter()
         self._embedding = ThreadPoolExecutor(1, thread_name_prefix="embed")
+        self._pictures = 0
+        """That wait for their vectors."""
 
     def hear(self, come: Come) -> None:
         """Take what has come."""
@@ -149,7 +154,8 @@ class VllmWorker:
         slots, asked = self._loaded.plan.slots, len(self._tasks)
         running = min(self._drawing, slots)
         counted = {name: self._counted[name] for name in ("reused", "generated", "ended", "failed", "cancelled")}
-        return {"queued": asked - running, "running": running, "slots": slots, "free": slots - running, **counted}
+        return {"queued": asked - running, "running": running, "slots": slots, "free": slots - running,
+                "waiting_tiles": self._pictures, **counted}  # fmt: skip
 
     async def _answered(self, message: Ask | Embed, pixels: np.ndarray | Exception | None) -> None:
         try:
@@ -237,13 +243,20 @@ class VllmWorker:
                 self._channel.send(one)
 
     async def _embed(self, message: Embed, pixels: np.ndarray | None) -> None:
+        embedding = Embedding(self._loaded.embedder, message, pixels, most=MOST_PICTURES)
+        if embedding.tiles > MOST_PICTURES - self._pictures:
+            raise queue_full(5)
+
         def work() -> tuple[np.ndarray, int]:
-            embedding = Embedding(self._loaded.embedder, message, pixels)
             for _ in embedding:
                 pass
             return embedding.vectors(), embedding.tokens
 
-        vectors, tokens = await asyncio.get_running_loop().run_in_executor(self._embedding, work)
+        self._pictures += embedding.tiles
+        try:
+            vectors, tokens = await asyncio.get_running_loop().run_in_executor(self._embedding, work)
+        finally:
+            self._pictures -= embedding.tiles
         memory = Memory.of(vectors)
         try:
             self._channel.send(Vectors(id=message.id, shape=vectors.shape, tokens=tokens), memory)
@@ -296,7 +309,8 @@ async def until_well(client: httpx.AsyncClient, program: Program, patience: floa
     last = loop.time() + patience
     while True:
         if (code := program.ended) is not None:
-            raise UsageError(f"vLLM ended with exit code {code} before it was loaded; the log says why")
+            words = await asyncio.to_thread(program.last_words)
+            raise UsageError(f"vLLM ended with exit code {code} before it was loaded: {words}")
         if loop.time() > last:
             raise UsageError(f"vLLM was not loaded within {patience:g} s; the log may say why")
         try:

@@ -71,10 +71,29 @@ def resolve(
         if row.layout == "pair-pth" and not weights:
             name, file, revision = SAME_TOKENIZER, None, None
     except NoSuchName as error:
-        is_hub_id = name.count("/") == 1 and all(name.split("/")) and name[0] not in ".~"
-        if not is_hub_id:
+        if not is_hub_id(name):
             raise NoSuchName(f"{error} It is no file or folder here either.") from None
     return download(name, file=file, revision=revision, token=token, weights=weights)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether it has the form of one: owner/name.
+
+    >>> is_hub_id("OpenGVLab/InternVL2_5-1B"), is_hub_id("./folder")
+    (True, False)
+    """
+    return name.count("/") == 1 and all(name.split("/")) and name[0] not in ".~"
+
+
+def is_far(source: str | None) -> bool:
+    """Whether `resolve` asks the hub for it: it is neither embedded nor here, and has a name that a model can have."""
+    if not source or source in (EMBEDDED, EMBEDDED_C) or Path(source).expanduser().exists():
+        return False
+    try:
+        zoo.find(source)
+    except NoSuchName:
+        return is_hub_id(source)
+    return True
 
 
 def of_run(path: Path) -> Path:
