@@ -95,6 +95,10 @@ class Turn:
     vote: str = ""
     tiles: tuple[int, ...] | None = None
     """Of each picture, once somebody asked."""
+    drawn: tuple[tuple[object, ...], tuple[str, str]] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+    """What `view` made it from when it was seen last, and its HTML."""
 
     @property
     def shown(self) -> tuple[Shown, ...]:
