@@ -13,8 +13,12 @@ from PIL import Image
 
 pytest.importorskip("httpx", reason="the page asks with httpx, which is not installed (pip install 'internvl[ui]')")
 
+from types import SimpleNamespace
+
 from internvl.data.limits import Limits
 from internvl.errors import UsageError
+from internvl.inference.remote import Listed
+from internvl.inference.remote_chat import Drawn
 from internvl.serving.page import ask
 from internvl.serving.page.answering import Desk, answer, prepare
 from internvl.serving.page.app import own_endpoint
@@ -357,3 +361,15 @@ def test_the_process_that_opens_files_is_told_no_secrets(monkeypatch):
 )
 def test_no_proxy_stands_before_this_machine(endpoint, trusts):
     assert endpoint.client().trust_env is trusts
+
+
+@pytest.mark.parametrize("owner", [None, "somebody", "vllm", "internvl"])
+def test_the_page_sends_what_the_command_line_would(owner):
+    wishes = Wishes(model="m", owner=owner, temperature=1.0, top_k=5, repetition_penalty=1.2, max_tiles=3)
+    remote = SimpleNamespace(model="m", served={"m": Listed(owner, None)}, describe=lambda: {"endpoint": "x"})
+    for name, value in wishes.wanted.items():
+        if name in wishes.left_out:
+            with pytest.raises(UsageError):
+                Drawn(extra={name: value}).check(remote)
+        else:
+            Drawn(extra={name: value}).check(remote)

@@ -35,6 +35,12 @@ PATIENCE = 900.0
 PASSING = (408, 409, 429)
 """HTTP statuses after which the same request may succeed, as after any from 500."""
 
+TAKEN: Mapping[str | None, frozenset[str]] = {
+    "internvl": frozenset({"top_k", "repetition_penalty", "max_tiles"}),
+    "vllm": frozenset({"top_k", "repetition_penalty"}),
+}
+"""Fields that are not OpenAI's, by whose the models of a server are, as far as it is known that they are honoured."""
+
 
 class Listed(NamedTuple):
     """What a server says of a model."""

@@ -24,13 +24,7 @@ from internvl.errors import UsageError
 from internvl.inference.attached import Pdf, Photos, asked, photo_and_file, photo_of, several
 from internvl.inference.contents import contents
 from internvl.inference.pieces import Stream
-from internvl.inference.remote import Remote
-
-TAKEN: Mapping[str | None, frozenset[str]] = {
-    "internvl": frozenset({"top_k", "repetition_penalty", "max_tiles"}),
-    "vllm": frozenset({"top_k", "repetition_penalty"}),
-}
-"""Fields that are not OpenAI's, by whose the models of a server are, as far as it is known that they are honoured."""
+from internvl.inference.remote import TAKEN, Remote
 
 
 @dataclass(frozen=True, kw_only=True)

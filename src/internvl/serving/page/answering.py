@@ -8,12 +8,12 @@ Both are generators that yield whenever there is something new to see. Closing o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from internvl.data.limits import Limits
 from internvl.errors import MediaError
@@ -22,8 +22,11 @@ from internvl.serving.page.opening import opened
 from internvl.serving.page.talk import Talk, Took, Turn, Upload, Wishes, messages_of, request_of
 
 T = TypeVar("T")
+P = ParamSpec("P")
 TICK = 0.08
 """Seconds between two sights of a growing answer."""
+ASIDE = 4
+"""Threads that draw, cut and write for the page at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,12 @@ class Desk:
     limits: Limits
     opening: asyncio.Semaphore
     """How many are opened at a time."""
+    threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASIDE))
+
+    async def aside(self, work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+        """What takes milliseconds is done in a thread: in the event loop, streams of the server's API would wait."""
+        async with self.threads:
+            return await asyncio.to_thread(work, *given, **named)
 
     async def open(self, files: Sequence[tuple[Path, str]], frames: int) -> tuple[Upload, ...]:
         uploads: list[Upload] = []

@@ -5,9 +5,11 @@ body --answers--> Part("to"), Part("day"), ..., Count(...)      or a Failed, in 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -16,6 +18,8 @@ from internvl.serving.page.talk import Json
 from internvl.serving.settings import OWN_NAMES
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 REACH = 10.0
@@ -77,7 +81,16 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         timeout = httpx.Timeout(SILENCE, connect=REACH)
         # What is on this machine is not reached through a proxy; nothing is followed elsewhere with the key.
-        return httpx.AsyncClient(headers=headers, timeout=timeout, trust_env=not own, follow_redirects=False)
+        return httpx.AsyncClient(headers=headers, timeout=timeout, verify=_trusted(), trust_env=not own,
+                                 follow_redirects=False)  # fmt: skip
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Whose certificates are believed: read once, since a client that reads them holds up the event loop."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def endpoint_of(url: str, key: str = "") -> Endpoint:
@@ -103,7 +116,7 @@ async def answers(endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncGenerator
     try:
         async with (
             endpoint.client() as client,
-            client.stream("POST", f"{endpoint.url}/chat/completions", json=body) as response,
+            client.stream("POST", f"{endpoint.url}/chat/completions", **await _sent(body)) as response,
         ):
             if response.status_code != 200:
                 await response.aread()
@@ -115,6 +128,14 @@ async def answers(endpoint: Endpoint, body: Mapping[str, Any]) -> AsyncGenerator
         raise Failed("away") from None
     except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise Failed("broken") from None
+
+
+async def _sent(body: Mapping[str, Any]) -> Json:
+    """A body as `httpx` takes it. It may hold pictures of many megabytes, so a thread writes it, piece by piece: in one
+    piece it would hold up all others all the same."""
+    pieces = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    content = await asyncio.to_thread(lambda: b"".join(piece.encode() for piece in pieces.iterencode(body)))
+    return {"content": content, "headers": {"Content-Type": "application/json"}}
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[Json]:
@@ -209,7 +230,8 @@ async def _json(endpoint: Endpoint, method: str, path: str, body: Json | None = 
 
     try:
         async with endpoint.client() as client:
-            response = await client.request(method, endpoint.url + path, json=body, timeout=REACH * 6)
+            sent = {} if body is None else await _sent(body)
+            response = await client.request(method, endpoint.url + path, timeout=REACH * 6, **sent)
             if response.status_code != 200:
                 raise failed(response)
             said = response.json()

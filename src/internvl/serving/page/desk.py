@@ -235,7 +235,7 @@ class Page:
             turn.tiles = None
             return {}
         alone = replace(turn, answer="", state="waiting")
-        body: Json = {"model": turn.model or wishes.model, "messages": messages_of([alone])}
+        body: Json = {"model": turn.model or wishes.model, "messages": await self.desk.aside(messages_of, [alone])}
         body |= {"max_tiles": wishes.max_tiles} if wishes.max_tiles and "max_tiles" in wishes.extras else {}
         try:
             turn.tiles = await ask.tiles(endpoint, body)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from internvl.errors import MediaError
 from internvl.serving.page.ask import Endpoint, Failed
 from internvl.serving.page.desk import Page, asked_of, language_from, notice
 from internvl.serving.page.guard import PERSON
@@ -76,7 +77,8 @@ def mounted(outer: FastAPI, blocks: gr.Blocks, page: Page, place: str) -> FastAP
 
     folder = str(page.desk.folder)
     blocks.queue(default_concurrency_limit=None, max_size=1000, api_open=False)
-    blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = GLANCE
+    queue: Any = vars(blocks)["_queue"]
+    queue.sleep_when_free = queue.progress_update_sleep_when_free = GLANCE
     gr.mount_gradio_app(
         outer, blocks, path="/", root_path=None if place == "/" else place, footer_links=[], run_history=False,
         allowed_paths=[folder], max_file_size=page.most, show_error=False, ssr_mode=False, enable_monitoring=False,
@@ -185,6 +187,10 @@ class Wiring:
         talk = self.page.talk_of(request.session_hash or "", scope.get(PERSON, ""))
         return talk, self.page.endpoint(scope)
 
+    async def sight(self, talk: Talk, **more: Any) -> Json:
+        """What the browser shows."""
+        return await self.page.desk.aside(self.page.sight, talk, **more)
+
     async def wishes(self, talk: Talk, endpoint: Endpoint, values: Sequence[Any]) -> Wishes:
         try:
             owners = await self.page.models(endpoint)
@@ -202,12 +208,12 @@ class Wiring:
             more = {"notice": {"id": names, "text": say("left_out", talk.language, names=names)}}
         try:
             async for _ in steps:
-                yield self.page.sight(talk, **more)
+                yield await self.sight(talk, **more)
         except Exception:
             log.exception("an answer ended with a fault")
         finally:
             await steps.aclose()
-        yield self.page.sight(talk)
+        yield await self.sight(talk)
 
     async def ask(self, event: gr.EventData, request: gr.Request, *values: Any) -> AsyncGenerator[Json]:
         talk, endpoint = self.who(request)
@@ -235,28 +241,35 @@ class Wiring:
 
     async def undo(self, request: gr.Request) -> Json:
         talk, _ = self.who(request)
-        return self.page.sight(talk, **self.page.undo(talk))
+        return await self.sight(talk, **self.page.undo(talk))
 
     async def new(self, request: gr.Request) -> Json:
         talk, _ = self.who(request)
         self.page.clear(talk)
-        return self.page.sight(talk)
+        return await self.sight(talk)
 
     async def vote(self, event: gr.EventData, request: gr.Request) -> Json:
         talk, _ = self.who(request)
         told = _told(event)
         self.page.vote(talk, told.get("turn"), told.get("vote"), told.get("reason"))
-        return self.page.sight(talk)
+        return await self.sight(talk)
 
     async def save(self, request: gr.Request) -> Json:
         talk, _ = self.who(request)
-        return self.page.sight(talk, **self.page.share(talk))
+        try:
+            more = await self.page.desk.aside(self.page.share, talk)
+        except MediaError:
+            more = notice(talk.language, Failed("expired"))
+        return await self.sight(talk, **more)
 
     async def tiles(self, event: gr.EventData, request: gr.Request, *values: Any) -> Json:
         talk, endpoint = self.who(request)
         wishes = await self.wishes(talk, endpoint, values)
-        more = await self.page.tiles(talk, _told(event).get("turn"), wishes, endpoint)
-        return self.page.sight(talk, **more)
+        try:
+            more = await self.page.tiles(talk, _told(event).get("turn"), wishes, endpoint)
+        except MediaError:
+            more = notice(talk.language, Failed("expired"))
+        return await self.sight(talk, **more)
 
     async def speak(self, event: gr.EventData, request: gr.Request) -> list[Any]:
         """In which language everything is; also what a browser asks first."""
@@ -272,7 +285,7 @@ class Wiring:
         updates = [_renamed(component, word, talk.language) for component, word in self.layout.named]
         updates[0] |= {"choices": [(name, name) for name in names], "value": talk.model or None}
         groups = [_update(value=_group(word, talk.language)) for _, word in self.layout.groups]
-        return [self.page.sight(talk, **more), *updates, *groups]
+        return [await self.sight(talk, **more), *updates, *groups]
 
     async def leave(self, request: gr.Request) -> None:
         self.page.leave(request.session_hash or "", _scope(request).get(PERSON, ""))

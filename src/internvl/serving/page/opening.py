@@ -122,18 +122,24 @@ async def opened(file: Path, name: str, folder: Path, limits: Limits, *, frames:
     Raises Failed, which names the file as the person does.
     """
     try:
-        data = file.read_bytes()
+        data = await asyncio.to_thread(file.read_bytes)
     except OSError:
         raise Failed("expired") from None
     asked = json.dumps({"frames": frames, "limits": limits_as_json(limits)}).encode()
-    head, blobs = await _asked(asked + b"\n" + data, name)
+    said = await _asked(asked + b"\n" + data, name)
+    return await asyncio.to_thread(_kept, said, data, name, folder)
+
+
+def _kept(said: bytes, data: bytes, name: str, folder: Path) -> Upload:
+    """What the process that decodes says, and the pictures after it, as files."""
+    end = said.index(b"\n") + 1
+    head = json.loads(said[:end])
     if "error" in head:
         raise Failed("unreadable", name=name, said=_without_settings(str(head["error"])))
     shown: list[Shown] = []
-    at = 0
+    blobs = memoryview(said)[end:]
     for one in cast("list[dict[str, Any]]", head["shown"]):
-        blob = blobs[at : at + one["bytes"]] or data
-        at += one["bytes"]
+        blob, blobs = blobs[: one["bytes"]] or data, blobs[one["bytes"] :]
         place = folder / (secrets.token_hex(16) + one["suffix"])
         place.write_bytes(blob)
         width, height = one["size"]
@@ -141,8 +147,8 @@ async def opened(file: Path, name: str, folder: Path, limits: Limits, *, frames:
     return Upload(name, tuple(shown))
 
 
-async def _asked(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
-    """What the process that decodes says, and the pictures after it."""
+async def _asked(data: bytes, name: str) -> bytes:
+    """What the process that decodes says: a line of JSON, and pictures after it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "internvl.serving.page.opening", stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=_environment(),
@@ -155,10 +161,9 @@ async def _asked(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    head, _, blobs = out.partition(b"\n")
-    if process.returncode or not head or len(blobs) > MOST_BYTES:
+    if process.returncode or b"\n" not in out or len(out) > MOST_BYTES:
         raise Failed("unreadable", name=name, said="opening it took more memory or time than a file may take")
-    return json.loads(head), blobs
+    return out
 
 
 def _environment() -> dict[str, str]:

@@ -14,12 +14,13 @@ import asyncio
 import base64
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from internvl.errors import MediaRefused
+from internvl.inference.remote import TAKEN
 from internvl.serving.page.words import Language
 
 Kind = Literal["picture", "page", "frame"]
@@ -28,11 +29,6 @@ Json = dict[str, Any]
 
 KINDS = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 """What is sent: whatever else comes in is made a PNG."""
-TAKEN: Mapping[str, frozenset[str]] = {
-    "internvl": frozenset({"top_k", "repetition_penalty", "max_tiles"}),
-    "vllm": frozenset({"top_k", "repetition_penalty"}),
-}
-"""Fields that are not OpenAI's, by whose the models of a server are."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,10 @@ class Turn:
     vote: str = ""
     tiles: tuple[int, ...] | None = None
     """Of each picture, once somebody asked."""
+    drawn: tuple[tuple[object, ...], tuple[str, str]] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+    """What `view` made it from when it was seen last, and its HTML."""
 
     @property
     def shown(self) -> tuple[Shown, ...]:
@@ -157,7 +157,7 @@ class Wishes:
     @property
     def extras(self) -> frozenset[str]:
         """Fields that are not OpenAI's, and that the server takes."""
-        return TAKEN.get(self.owner or "", frozenset())
+        return TAKEN.get(self.owner, frozenset())
 
     @property
     def wanted(self) -> Json:

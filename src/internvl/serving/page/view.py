@@ -228,14 +228,14 @@ def pictures(turn: Turn, view: View) -> str:
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 
-def question(turn: Turn, view: View, *, editable: bool) -> str:
+def question(turn: Turn, view: View) -> str:
     """What a person asked."""
     text = f'<div class="iv-text">{escape(turn.text)}</div>' if turn.text else ""
     names = "".join(f"<li>{escape(name)}</li>" for name in turn.sent)
     sent = f'<ul class="iv-sent">{names}</ul>' if names else ""
     tools = ""
     if not view.alone:
-        tools = _button("edit", turn, view) if editable else ""
+        tools = _button("edit", turn, view)
         if turn.shown:
             tools += _button("tiles_off" if turn.tiles else "tiles", turn, view, act="tiles", pressed=bool(turn.tiles))
     row = f'<div class="iv-tools">{tools}</div>' if tools else ""
@@ -321,12 +321,23 @@ def took_of(turn: Turn, view: View) -> str:
 def items(talk: Talk, link: Link, *, alone: bool = False) -> list[dict[str, Any]]:
     """The conversation, message by message: {id, role, html}."""
     view = View(talk.language, link, alone)
+    turns = tuple(talk.turns)  # one may begin, or all go, while they are drawn in a thread
     found: list[dict[str, Any]] = []
     seen: Shown | None = None
-    for turn in talk.turns:
+    for turn in turns:
         seen = turn.shown[-1] if turn.shown else seen
-        last = turn is talk.turns[-1]
-        editable = not talk.is_busy
-        found.append({"id": f"q{turn.number}", "role": "user", "html": question(turn, view, editable=editable)})
-        found.append({"id": f"a{turn.number}", "role": "model", "html": answer(turn, view, seen=seen, last=last)})
+        asked, answered = _drawn(turn, view, seen=seen, last=turn is turns[-1])
+        found.append({"id": f"q{turn.number}", "role": "user", "html": asked})
+        found.append({"id": f"a{turn.number}", "role": "model", "html": answered})
     return found
+
+
+def _drawn(turn: Turn, view: View, *, seen: Shown | None, last: bool) -> tuple[str, str]:
+    """Question and answer. The whole conversation is seen anew at each piece of an answer; most of it is as it was."""
+    source = (view, seen, last, *(value for name, value in vars(turn).items() if name != "drawn"))
+    if not view.alone and turn.drawn is not None and turn.drawn[0] == source:
+        return turn.drawn[1]
+    html = question(turn, view), answer(turn, view, seen=seen, last=last)
+    if not view.alone:
+        turn.drawn = source, html
+    return html
