@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from internvl.evaluation.benchmark import Sample
 from internvl.evaluation.folder import Folder
 from internvl.evaluation.tasks import own
 from internvl.inference.embed import Embedder
+from internvl.metrics.statistics import wilson
 from internvl.nano.fonts import LEARNT, find_fonts
 from internvl.nano.sample import Kit
 from internvl.nano.shapes import draw_scene
@@ -35,24 +35,13 @@ ICON = ("an emoji of {c}", "an icon of {c}", "{c} emoji")
 SCENES = 200
 
 
-def interval(right: int, count: int) -> tuple[float, ...]:
-    """95 % of Wilson's kind (Wilson 1927), in percent.
-
-    >>> [round(end) for end in interval(50, 100)]
-    [40, 60]
-    """
-    z, share = 1.96, right / count
-    middle, spread = share + z * z / (2 * count), z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return tuple(100 * (middle + way * spread) / (1 + z * z / count) for way in (-1, 1))
-
-
 def classified(look: Embedder, samples: Sequence[Sample], names: Sequence[str], templates: Sequence[str]) -> str:
     """Cells: pictures, classes, top 1 with its interval, top 5."""
     pictures = [Image.open(io.BytesIO(sample.pictures[0].read())).convert("RGB") for sample in samples]
     best = (look.images(pictures) @ look.classifier(names, templates)).topk(5, dim=1).indices
     hit = best == torch.tensor([names.index(sample.answer) for sample in samples])[:, None]
     first, any_of = int(hit[:, 0].sum()), int(hit.any(dim=1).sum())
-    low, high = interval(first, len(hit))
+    low, high = (100 * end for end in wilson(first, len(hit)))
     return f"{len(hit)} | {len(names)} | {first / len(hit):.1%} ({low:.1f} to {high:.1f}) | {any_of / len(hit):.1%}"
 
 

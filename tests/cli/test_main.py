@@ -340,6 +340,16 @@ def test_zoo(capsys):
     assert len(json.loads(capsys.readouterr().out)) > 80
 
 
+def test_each_embedded_model_has_its_own_card(capsys):
+    cards = {}
+    for name in ("nano", "nano-c"):
+        assert run(["zoo", name]) == 0
+        cards[name] = capsys.readouterr().out
+    assert cards["nano"].startswith("# nano\n")
+    assert cards["nano-c"].startswith("## nano-c")
+    assert cards["nano"].endswith(cards["nano-c"])
+
+
 def test_a_rank_ends_at_once_with_all_said_and_its_status():
     """Without the interpreter's own end, in which torch's threads now and then abort: nothing may be lost by that."""
     rank = os.environ | {"RANK": "0"}

@@ -23,7 +23,7 @@ def zoo(
     from internvl import zoo as table
 
     if name in EMBEDDED:
-        card = _card()
+        card = _card(name)
         typer.echo(json.dumps([{"name": name, "card": card}], indent=1) if as_json else card)
         return
     rows = table.matching(name)
@@ -32,7 +32,9 @@ def zoo(
     typer.echo(json.dumps([table.as_json(row) for row in rows], indent=1) if as_json else table.render(rows))
 
 
-def _card() -> str:
+def _card(name: str) -> str:
+    """What is written of a model in the package: nano's card, or the part of it that is nano-c's."""
     from importlib.resources import files
 
-    return (files("internvl") / "nano" / "card.md").read_text(encoding="utf-8").rstrip()
+    card = (files("internvl") / "nano" / "card.md").read_text(encoding="utf-8").rstrip()
+    return card if name == "nano" else card[card.index(f"## {name}") :]

@@ -6,8 +6,9 @@
     internvl train nano_sft                                     everything learns from conversations, packed
     internvl train nano_mpo                                     right answers beside wrong ones
 
-Each stage begins with the model of the one before. How far it goes is one dial, `run.steps`: the steps here are what
-two CPU cores do in some hours.
+Each stage begins with the model of the one before; `nano_align` takes its decoder from the nano inside, whose weights
+came another way (benchmarks/results/nano.md). How far it goes is one dial, `run.steps`: the steps here are what two CPU
+cores do in some hours.
 """
 
 from __future__ import annotations
