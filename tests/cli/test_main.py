@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,8 @@ def test_a_home_folder_is_written_out(model, photo, capsys, monkeypatch):
 
 @pytest.mark.parametrize("command", [["chat", "What?", "--model"], ["embed", "PHOTO", "--model"], ["convert"]])
 def test_a_revision_is_asked_for(command, model, photo, tmp_path, monkeypatch, capsys):
+    for taker in ("inference.chat", "inference.embed"):
+        import_module(f"internvl.{taker}")  # what is imported while it is replaced would keep the replacement
     asked = []
 
     def resolved(source, *, revision=None, **more):
@@ -360,11 +363,13 @@ def test_a_rank_ends_at_once_with_all_said_and_its_status():
     assert "no model has 'no-such-model'" in bad.stderr
 
 
-@pytest.mark.parametrize("name", ["nano", "nano-c"])
-def test_zoo_has_the_card_of_what_is_inside(name, capsys):
+@pytest.mark.parametrize(
+    ("name", "parts"), [("nano", ("# nano", "## Measured", "CC BY 4.0", "## nano-c")), ("nano-c", ("## nano-c",))]
+)
+def test_zoo_has_the_card_of_what_is_inside(name, parts, capsys):
     assert run(["zoo", name]) == 0
     card = capsys.readouterr().out
-    assert all(part in card for part in ("# nano", "## Measured", "CC BY 4.0", "## nano-c"))
+    assert all(part in card for part in parts)
     assert run(["zoo", name, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"name": name, "card": card.rstrip()}]
 

@@ -129,15 +129,21 @@ def test_a_key_is_never_shown():
     assert "too short" not in done.stdout + done.stderr
 
 
-def test_a_file_of_keys_that_everyone_can_read_or_that_is_empty_is_refused(tmp_path, capsys):
+def test_a_file_of_keys_that_holds_none_is_refused(tmp_path, capsys):
     file = tmp_path / "keys"
-    for content, mode, what in ((KEY, 0o644, f"chmod o-r {file}"), ("", 0o600, "holds no API key")):
-        file.write_text(content)
-        file.chmod(mode)
-        assert run(["serve", "--api-key-file", str(file)]) == 2
-        [line] = capsys.readouterr().err.splitlines()
-        assert what in line
-        assert KEY not in line
+    file.write_text("# none yet\n")
+    assert run(["serve", "--api-key-file", str(file)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "holds no API key" in line
+
+
+def test_votes_that_could_not_be_written_are_refused_before_anything_starts(tmp_path, capsys):
+    for command in ("serve", "ui"):
+        for file, found in ((tmp_path, "is a folder"), (tmp_path / "none" / "votes.jsonl", "cannot be written")):
+            assert run([command, "--votes", str(file)]) == 2
+            [line] = capsys.readouterr().err.splitlines()
+            assert found in line
+    assert not (tmp_path / "none").exists()
 
 
 def test_limits_are_given_by_name():

@@ -159,6 +159,53 @@ def test_there_must_be_something_to_continue():
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}, "messages"),
+        ("/v1/completions", {"prompt": "a"}, "prompt"),
+        ("/v1/responses", {"input": "a"}, "input"),
+    ],
+)
+def test_what_is_refused_is_called_as_the_route_calls_it(path, body, param, stream):
+    with served(Echo(refuse=Refusal("no", param="messages"))) as client:
+        answer = client.post(path, json={"model": "echo", "stream": stream, **body})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_a_text_and_what_is_embedded_are_called_as_they_were_sent():
+    class Refuses(Echo):
+        async def count(self, order):
+            raise Refusal("no", param="messages")
+
+        async def embed(self, texts=(), images=()):
+            raise Refusal("no", param="messages")
+
+    for path, body, param in (
+        ("/tokenize", {"model": "echo", "prompt": "a"}, "prompt"),
+        ("/tokenize", {"model": "echo", "messages": [{"role": "user", "content": "a"}]}, "messages"),
+        ("/v1/embeddings", {"model": "echo-c", "input": "a"}, "input"),
+    ):
+        with served(Refuses()) as client:
+            answer = client.post(path, json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_a_streamed_text_counts_its_letters_from_its_own_beginning():
+    body = {"model": "echo", "prompt": ["abc", "de"], "logprobs": 0, "stream": True,
+            "stream_options": {"include_usage": True}}  # fmt: skip
+    with served() as client:
+        lines = client.post("/v1/completions", json=body).text.splitlines()
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    assert chunks[-1]["usage"]["completion_tokens"] == 5
+    offsets: dict[int, list[int]] = {0: [], 1: []}
+    for [choice] in (chunk["choices"] for chunk in chunks[:-1]):
+        offsets[choice["index"]] += choice["logprobs"]["text_offset"]
+    assert offsets == {0: [0, 1, 2], 1: [0, 1]}
+
+
 def test_the_first_bad_prompt_ends_all():
     backend = Echo(refuse=Refusal("no", param="prompt"))
     with served(backend) as client:

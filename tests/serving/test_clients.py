@@ -55,7 +55,7 @@ def reply(path: str, body: dict) -> object:
     if path == "/v1/completions":
         choices = [Choice(n, "ab", "length", logprobs=logprobs) for n in range(job.n * len(job.prompts))]
         if job.stream:
-            pieces = [replies.text_completion(HEAD, [Choice(0, "a", "stop")], None, done=False)]
+            pieces = [replies.TextChunks(HEAD).piece(Choice(0, "a", "stop"), done=False)]
             return (
                 b"".join(map(event, [*pieces, replies.text_completion(HEAD, [Choice(0, "b", "stop")], USAGE)])) + DONE
             )

@@ -325,6 +325,8 @@ def test_in_a_server_the_page_is_behind_the_keys_of_its_api():
         assert "gradio-app" in page.text
         assert client.get("/ui/config").status_code == 200
         assert client.get("/ui").status_code in (303, 307)
+        found = client.get("/")
+        assert (found.status_code, found.headers["location"]) == (307, "/ui/"), "whoever leaves the path out"
         assert client.get("/v1/models").status_code == 401, "the cookie of the page opens nothing else"
         picture = io.BytesIO()
         Image.new("RGB", (4, 4)).save(picture, "PNG")

@@ -132,7 +132,7 @@ class Guard:
         """Bytes of bodies in memory now, of all requests."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (self._has_page and is_page(scope["path"])):
+        if scope["type"] == "lifespan" or (self._has_page and (is_page(scope["path"]) or scope["path"] == "/")):
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":  # there are no web sockets here

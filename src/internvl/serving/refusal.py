@@ -16,7 +16,8 @@ status   code                      when
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -70,6 +71,11 @@ class Refusal(InternVLError):
         return Refused(id=id, message=self.message, status=self.status, param=self.param, code=self.code,
                        retry_after=self.retry_after)  # fmt: skip
 
+    def renamed(self, names: Mapping[str, str]) -> Refusal:
+        """The same of a field that has another name on the route that was asked."""
+        return Refusal(self.message, status=self.status, param=names.get(self.param or "", self.param),
+                       code=self.code, retry_after=self.retry_after)  # fmt: skip
+
     @property
     def type(self) -> str:
         if self.status == 429:
@@ -84,6 +90,20 @@ class Refusal(InternVLError):
         """What goes beside it."""
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, self.retry_after))}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+@contextmanager
+def in_words_of(names: Mapping[str, str]) -> Generator[None]:
+    """What is refused inside names the fields as its own route does: names has them as a chat calls them.
+
+    >>> with in_words_of({"messages": "prompt"}):  # doctest: +SKIP
+    ...     raise Refusal("it is empty", param="messages")
+    Refusal: it is empty, of the field prompt
+    """
+    try:
+        yield
+    except Refusal as refusal:
+        raise refusal.renamed(names) from None
 
 
 def no_key() -> Refusal:

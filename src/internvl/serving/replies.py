@@ -13,7 +13,7 @@ import math
 import secrets
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from internvl.serving.tools import Call
@@ -195,24 +195,44 @@ DONE = b"data: [DONE]\n\n"
 # ---- completions -----------------------------------------------------------------------------------------------------
 
 
-def text_completion(head: Head, choices: Sequence[Choice], usage: Usage | None, *, done: bool = True) -> Json:
-    """/v1/completions, all at once; or, not `done`, a piece of a stream, whose `usage` is None until the end."""
-    answers = [
-        {
-            "index": choice.index,
-            "text": choice.text,
-            "logprobs": None if choice.logprobs is None else _text_logprobs(choice.logprobs),
-            "finish_reason": choice.finish if done else None,
-        }
-        for choice in choices
-    ]
-    return head.of("text_completion", choices=answers, **({} if usage is None else {"usage": usage.as_json()}))
+def text_completion(head: Head, choices: Sequence[Choice], usage: Usage) -> Json:
+    """/v1/completions, all at once."""
+    return head.of("text_completion", choices=[_text_choice(one) for one in choices], usage=usage.as_json())
 
 
-def _text_logprobs(tokens: Sequence[TokenSaid]) -> Json:
+@dataclass(frozen=True)
+class TextChunks:
+    """The pieces of a text that is streamed.
+
+    >>> TextChunks(Head("cmpl-1", "nano", 0)).piece(Choice(0, "Hi", "stop"), done=False)["choices"][0]["text"]
+    'Hi'
+    """
+
+    head: Head
+    with_usage: bool = False
+    told: dict[int, int] = field(default_factory=dict[int, int])
+    """Letters of each answer's tokens so far."""
+
+    def piece(self, choice: Choice, *, done: bool) -> Json:
+        """Some more of one of the answers; done: its last."""
+        start = self.told.get(choice.index, 0)
+        self.told[choice.index] = start + sum(len(token.text) for token in choice.logprobs or ())
+        more = {"usage": None} if self.with_usage else {}
+        return self.head.of("text_completion", choices=[_text_choice(choice, start=start, done=done)], **more)
+
+
+def _text_choice(choice: Choice, *, start: int = 0, done: bool = True) -> Json:
+    return {
+        "index": choice.index,
+        "text": choice.text,
+        "logprobs": None if choice.logprobs is None else _text_logprobs(choice.logprobs, start),
+        "finish_reason": choice.finish if done else None,
+    }
+
+
+def _text_logprobs(tokens: Sequence[TokenSaid], at: int) -> Json:
     """In the form that completions have: four lists. Alternatives of the same text: the likeliest counts."""
     offsets: list[int] = []
-    at = 0
     for token in tokens:
         offsets.append(at)
         at += len(token.text)

@@ -12,13 +12,14 @@ from starlette.responses import JSONResponse, Response
 
 from internvl.serving import published
 from internvl.serving.answers import Answers
-from internvl.serving.refusal import Refusal, check_model
+from internvl.serving.refusal import Refusal, check_model, in_words_of
 from internvl.serving.replies import (
     DONE,
     Choice,
     Chunks,
     Head,
     Json,
+    TextChunks,
     completion,
     event,
     new_id,
@@ -31,6 +32,9 @@ from internvl.serving.schema import ChatRequest, CompletionRequest
 from internvl.serving.translate import Order, translate
 
 router = APIRouter()
+OF_COMPLETIONS = {"messages": "prompt"}
+OF_RESPONSES = {"messages": "input", "max_tokens": "max_output_tokens"}
+"""What the fields of a chat are called there."""
 
 
 def failed(refusal: Refusal) -> Iterable[bytes]:
@@ -93,22 +97,25 @@ async def chat_events(answers: Answers, chunks: Chunks) -> AsyncGenerator[bytes]
 async def completions(request: Request) -> Response:
     """Continue a text, or several."""
     running = running_of(request)
-    order = ordered(running, await running.read(request, CompletionRequest))
-    answers, head = running.answers(request, order), head_of(running, "cmpl-")
-    if order.stream:
-        return Stream(running, text_events(answers, head, order), failed)
-    choices = await running.flights.fly(request.receive, answers.whole())
+    asked = await running.read(request, CompletionRequest)
+    with in_words_of(OF_COMPLETIONS):
+        order = ordered(running, asked)
+        answers, head = running.answers(request, order), head_of(running, "cmpl-")
+        if order.stream:
+            return Stream(running, text_events(answers, TextChunks(head, order.include_usage), order), failed)
+        choices = await running.flights.fly(request.receive, answers.whole())
     return JSONResponse(text_completion(head, choices, answers.usage))
 
 
-async def text_events(answers: Answers, head: Head, order: Order) -> AsyncGenerator[bytes]:
-    async with aclosing(answers.said()) as all_said:
-        async for said in all_said:
-            piece = Choice(said.index, said.words, "length" if said.finish == "length" else "stop", (),
-                           said.tokens if order.logprobs else None)  # fmt: skip
-            yield event(text_completion(head, [piece], None, done=said.finish is not None))
+async def text_events(answers: Answers, chunks: TextChunks, order: Order) -> AsyncGenerator[bytes]:
+    with in_words_of(OF_COMPLETIONS):
+        async with aclosing(answers.said()) as all_said:
+            async for said in all_said:
+                piece = Choice(said.index, said.words, "length" if said.finish == "length" else "stop", (),
+                               said.tokens if order.logprobs else None)  # fmt: skip
+                yield event(chunks.piece(piece, done=said.finish is not None))
     if order.include_usage:
-        yield event(text_completion(head, [], answers.usage))
+        yield event(text_completion(chunks.head, [], answers.usage))
     yield DONE
 
 
@@ -120,15 +127,13 @@ async def responses(request: Request) -> Response:
     """Answer a conversation, in the form of OpenAI's newer API."""
     running = running_of(request)
     asked = await running.read(request, ResponsesRequest)
-    try:
+    with in_words_of(OF_RESPONSES):
         order = ordered(running, asked)
         answers, head = running.answers(request, order), head_of(running, "resp_")
         growing = Growing(head, asked, running.settings.temperature)
         if order.stream:
             return Stream(running, response_events(answers, growing), lambda refusal: named(growing.fail(refusal)))
         [choice] = await running.flights.fly(request.receive, answers.whole())
-    except Refusal as refusal:
-        raise of_input(refusal) from None
     body = response(growing, choice.text, choice.finish, answers.usage, calls=choice.calls,
                     logprobs=choice.logprobs or ())  # fmt: skip
     return JSONResponse(body)
@@ -136,7 +141,7 @@ async def responses(request: Request) -> Response:
 
 async def response_events(answers: Answers, growing: Growing) -> AsyncGenerator[bytes]:
     begun = False
-    try:
+    with in_words_of(OF_RESPONSES):
         async with aclosing(answers.said()) as all_said:
             async for said in all_said:
                 for one in () if begun else named(growing.begin()):
@@ -147,8 +152,6 @@ async def response_events(answers: Answers, growing: Growing) -> AsyncGenerator[
                 for call in said.calls:
                     for one in named(growing.call(call)):
                         yield one
-    except Refusal as refusal:
-        raise of_input(refusal) from None
     [choice] = answers.choices()
     for one in named(growing.end(choice.finish, answers.usage)):
         yield one
@@ -156,11 +159,3 @@ async def response_events(answers: Answers, growing: Growing) -> AsyncGenerator[
 
 def named(events: Iterable[Json]) -> Iterable[bytes]:
     return (event(one, one["type"]) for one in events)
-
-
-def of_input(refusal: Refusal) -> Refusal:
-    """A refusal in the words of /v1/responses."""
-    own = {"messages": "input", "max_tokens": "max_output_tokens"}
-    param = own.get(refusal.param or "", refusal.param)
-    return Refusal(refusal.message, status=refusal.status, param=param, code=refusal.code,
-                   retry_after=refusal.retry_after)  # fmt: skip

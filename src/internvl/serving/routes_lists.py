@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from internvl.serving import published, replies
 from internvl.serving.metrics import CONTENT_TYPE
-from internvl.serving.refusal import Refusal, check_model
+from internvl.serving.refusal import Refusal, check_model, in_words_of
 from internvl.serving.running import Running, running_of
 from internvl.serving.schema import EmbeddingRequest, TokenizeRequest
 from internvl.serving.translate import Reference, translate
@@ -85,6 +85,11 @@ async def embeddings(request: Request) -> Response:
         raise Refusal("no model for embeddings is served here; start the server with --embedder MODEL", status=404,
                       param="model", code="model_not_found")  # fmt: skip
     check_model(asked.model, [facts.embedder])
+    with in_words_of({"messages": "input"}):
+        return await _embedded(request, running, asked, facts.embedder)
+
+
+async def _embedded(request: Request, running: Running, asked: EmbeddingRequest, model: str) -> Response:
     texts = [(place, one) for place, one in enumerate(asked.inputs) if isinstance(one, str)]
     images = [(place, one) for place, one in enumerate(asked.inputs) if not isinstance(one, str)]
     shown = [Reference("image", one.image_url.url) for _, one in images]
@@ -94,9 +99,7 @@ async def embeddings(request: Request) -> Response:
     places = [place for place, _ in (*texts, *images)]
     ordered = [vectors[places.index(place)].tolist() for place in range(len(places))]
     request.state.note.prompt = tokens
-    return JSONResponse(
-        replies.embeddings(facts.embedder, ordered, tokens, as_base64=asked.encoding_format == "base64")
-    )
+    return JSONResponse(replies.embeddings(model, ordered, tokens, as_base64=asked.encoding_format == "base64"))
 
 
 @router.post("/tokenize", **published.told(TokenizeRequest, published.Tokenized))
@@ -106,6 +109,7 @@ async def tokenize(request: Request) -> Response:
     asked = await running.read(request, TokenizeRequest)
     facts = running.backend.facts
     check_model(asked.model, [facts.model])
-    counted = await running.flights.fly(request.receive, running.backend.count(translate(asked, running.preset)))
+    with in_words_of({"messages": "prompt"} if asked.prompt is not None else {}):
+        counted = await running.flights.fly(request.receive, running.backend.count(translate(asked, running.preset)))
     tokens = replies.tokenized(counted.ids, facts.context, tiles=counted.tiles, sizes=counted.sizes)
     return JSONResponse(tokens)

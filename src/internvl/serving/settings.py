@@ -124,6 +124,8 @@ class Settings:
             )
         if self.votes is not None and not self.ui:
             raise UsageError("--votes is of the page, and --no-ui says that there is none; leave one of them out")
+        if self.votes is not None:
+            _check_writable(self.votes)
         if self.media_root is not None and not self.media_root.is_dir():
             raise UsageError(f"media root {self.media_root} is no folder; name one that exists")
         for option, pattern, values in (
@@ -192,6 +194,14 @@ def check_keys(keys: tuple[str, ...]) -> None:
             )
 
 
+def _check_writable(file: Path) -> None:
+    """That something can be written to a file, which need not exist; it is not made."""
+    place = file if file.exists() else file.parent
+    if file.is_dir() or not place.exists() or not os.access(place, os.W_OK):
+        found = "is a folder" if file.is_dir() else "cannot be written"
+        raise UsageError(f"--votes {file} {found}; name a file in a folder that exists and is yours")
+
+
 def read_keys(file: Path | None, environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """API keys, from a file (one a line, # begins a comment) and from the environment (commas between them).
 
@@ -207,8 +217,6 @@ def read_keys(file: Path | None, environment: Mapping[str, str] | None = None) -
         found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not found:
             raise UsageError(f"{file} holds no API key; write one a line")
-        if os.name == "posix" and file.stat().st_mode & 0o004:
-            raise UsageError(f"{file} holds API keys, and everyone on this machine can read it; chmod o-r {file}")
     said = (os.environ if environment is None else environment).get(KEYS_VARIABLE, "")
     found += [key.strip() for key in said.split(",") if key.strip()]
     keys = tuple(dict.fromkeys(found))

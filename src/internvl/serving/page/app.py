@@ -83,7 +83,8 @@ def mount(app: FastAPI, settings: Settings) -> None:
             yield state
 
     app.router.lifespan_context = cast(Any, lifespan)
-    app.router.routes.append(Route(PLACE, _to_the_page, methods=["GET"], include_in_schema=False))
+    for path in ("/", PLACE):
+        app.router.routes.append(Route(path, _to_the_page, methods=["GET"], include_in_schema=False))
     app.mount(PLACE, PageGuard(inner, gate, prefix=PLACE, has_room=has_room))
 
 

@@ -39,7 +39,7 @@ function draw() {
   if (next.draft && next.draft.id !== seenDraft) { seenDraft = next.draft.id; if (!text.value) text.value = next.draft.text; grow(); text.focus(); }
   if (next.notice && next.notice.id !== seenNotice) { seenNotice = next.notice.id; notice(next.notice.text); }
   if (next.download && next.download.id !== seenDownload) { seenDownload = next.download.id; make('a', { href: next.download.url, download: next.download.name }).click(); }
-  if (following) requestAnimationFrame(() => window.scrollTo(0, document.documentElement.scrollHeight));
+  if (following && next.items.length) requestAnimationFrame(() => window.scrollTo(0, document.documentElement.scrollHeight));
 }
 
 function draw_items(items) {
@@ -70,6 +70,7 @@ function name_everything(language) {
     for (const one of place.querySelectorAll('[data-label]')) { one.setAttribute('aria-label', say(one.dataset.label)); if (one.tagName === 'BUTTON') one.title = say(one.dataset.label); }
     for (const one of place.querySelectorAll('[data-place]')) one.placeholder = say(one.dataset.place);
   }
+  grow();
   settings()?.setAttribute('aria-label', say('settings'));
   const closing = document.querySelector('.iv-settings-head h2');
   if (closing) { closing.textContent = say('settings'); const button = closing.nextElementSibling; button.setAttribute('aria-label', say('close')); button.title = say('close'); }
@@ -186,7 +187,7 @@ function zoom(picture) {
   copy.querySelector('img').removeAttribute('tabindex'); copy.querySelector('img').removeAttribute('role');
   const wide = Number(picture.getAttribute('width')), high = Number(picture.getAttribute('height'));
   copy.style.aspectRatio = wide + ' / ' + high;
-  copy.style.width = 'min(92vw, calc(78vh * ' + (wide / high) + '))';
+  copy.style.width = 'min(calc(92vw - 2rem), calc(78vh * ' + (wide / high) + '))';
   $('.iv-zoomed').replaceChildren(copy); $('.iv-zoom-name').textContent = picture.alt;
   $('.iv-zoom').setAttribute('aria-label', picture.alt); $('.iv-zoom').showModal();
 }
