@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,6 +87,11 @@ def test_the_page_for_a_server_elsewhere(tmp_path):
         assert answer.status == 200
         assert b"gradio-app" in answer.read()
         connection.close()
+        assert "nobody answers at that address" in process.stdout.readline()
+        slow = socket.create_connection(("127.0.0.1", int(found[1])), timeout=60)
+        slow.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000)
+        assert slow.recv(12) == b"HTTP/1.1 431", "its bounds are those of serve"
+        slow.close()
         assert list(tmp_path.glob("internvl-ui-*"))
         process.send_signal(signal.SIGINT)
         begun = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,11 @@ from internvl.errors import MissingExtra, UsageError
 if TYPE_CHECKING:
     import socket
 
+    from internvl.serving.page.ask import Endpoint
     from internvl.serving.settings import Settings
+
+ANSWER_SECONDS = 5.0
+"""In which a server elsewhere answers, or is said not to be there."""
 
 
 def ui(
@@ -38,6 +43,7 @@ def ui(
         Path | None, typer.Option(metavar="F", help="Thumbs and reports are written there, with question and answer.")
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page when it is ready.")] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Write a line for each request, as serve does.")] = False,
 ) -> None:
     """The web page: pictures, videos and documents, asked about in a browser.
 
@@ -45,6 +51,7 @@ def ui(
     """
     try:
         from internvl.serving import listen
+        from internvl.serving.logs import write_to
         from internvl.serving.settings import Settings, read_keys
     except ModuleNotFoundError as error:
         raise MissingExtra(f"the page needs {error.name}; pip install 'internvl[ui]'") from None
@@ -56,6 +63,7 @@ def ui(
         server_names=tuple(server_name or ()), votes=votes,
     )  # fmt: skip
     listener = listen.bind(settings)
+    write_to(level=logging.INFO if verbose else logging.WARNING)
     try:
         address = listen.address_of(settings, listener)
         if endpoint is None:
@@ -71,10 +79,8 @@ def _with_server(settings: Settings, listener: socket.socket, address: str, brow
     from internvl.cli.serve import backend_of
     from internvl.serving import listen
     from internvl.serving.app import create_app
-    from internvl.serving.logs import write_to
     from internvl.serving.page import app as page
 
-    write_to()
     app = create_app(settings, backend_of(settings, None))
     if not app.state.has_page:
         raise MissingExtra("the page needs gradio; pip install 'internvl[ui]'")
@@ -88,14 +94,14 @@ def _alone(settings: Settings, endpoint: str, listener: socket.socket, address: 
 
     import uvicorn
 
+    from internvl.serving import listen
     from internvl.serving.page import app as page
     from internvl.serving.page.ask import endpoint_of
 
     server = endpoint_of(endpoint, os.environ.get("OPENAI_API_KEY", ""))
     gate = page.Gate(keys=settings.keys, names=settings.names, upload=page.SENT.bytes)
     app = page.page_app(page.Setup(endpoint=lambda _: server, gate=gate, votes=settings.votes))
-    config = uvicorn.Config(app, ws="none", log_level="warning", access_log=False, server_header=False,
-                            proxy_headers=False, timeout_graceful_shutdown=2)  # fmt: skip
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **listen.bounds(settings))
 
     async def run() -> None:
         serving = uvicorn.Server(config)
@@ -104,9 +110,24 @@ def _alone(settings: Settings, endpoint: str, listener: socket.socket, address: 
             await asyncio.sleep(0.1)
         if serving.started:
             _ready(f"{address}/", browser)
+            await _warn(server)
         await task
 
     asyncio.run(run())
+
+
+async def _warn(server: Endpoint) -> None:
+    """Say so where nobody is at the other end; the page is there all the same."""
+    import httpx
+
+    try:
+        async with server.client() as client:
+            await client.get(server.url + "/models", timeout=ANSWER_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        message = (
+            "internvl: nobody answers at that address yet; start the server, or stop (^C) and give another --endpoint"
+        )
+        typer.echo(message, err=True)
 
 
 def _ready(address: str, browser: bool) -> None:

@@ -181,9 +181,9 @@ def walk(value: object) -> Iterator[tuple[int, str | None, object]]:
 
 def refuse(text: str, *, kind: str = "invalid_value", at: str | None = None) -> PydanticCustomError:
     """A fault found by hand; `at`: the field, where it stands inside the value that is being looked at."""
-    # Braces of a message would be taken for names of its context.
-    safe = text.replace("{", "(").replace("}", ")")
-    return PydanticCustomError(cast(Any, kind), cast(Any, safe), None if at is None else {"name": at})
+    # As a value of the context: braces of the text itself would be taken for names.
+    context = {"said": text} if at is None else {"said": text, "name": at}
+    return PydanticCustomError(cast(Any, kind), "{said}", context)
 
 
 def _published(schema: dict[str, Any], model: type[Fields]) -> None:

@@ -74,16 +74,21 @@ def serve(settings: Settings, app: FastAPI, listener: socket.socket, *, told: Ca
         raise server.running.failure
 
 
+def bounds(settings: Settings) -> dict[str, Any]:
+    """What keeps any server of this package from slow and from large requests: arguments of `uvicorn.Config`."""
+    return {
+        "http": _protocol(settings), "ws": "none", "access_log": False, "proxy_headers": False, "server_header": False,
+        "timeout_keep_alive": IDLE_SECONDS, "h11_max_incomplete_event_size": settings.header_bytes, "backlog": BACKLOG,
+    }  # fmt: skip
+
+
 class Server(uvicorn.Server):
     """uvicorn, which still answers while it drains."""
 
     def __init__(self, settings: Settings, app: FastAPI, told: Callable[[], None]) -> None:
         config = uvicorn.Config(
-            app, http=_protocol(settings), ws="none", lifespan="on", log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, timeout_keep_alive=IDLE_SECONDS,
-            timeout_graceful_shutdown=CLOSING_SECONDS, h11_max_incomplete_event_size=settings.header_bytes,
-            backlog=BACKLOG,
-        )  # fmt: skip
+            app, lifespan="on", log_config=None, timeout_graceful_shutdown=CLOSING_SECONDS, **bounds(settings)
+        )
         super().__init__(config)
         self.running: Running = app.state.running
         self.running.logs_failure = False  # `serve` raises it

@@ -42,6 +42,7 @@ NOT_SAMPLED: Mapping[str, tuple[object, ...]] = {
     "presence_penalty": (None, 0),
     "min_p": (None, 0),
     "logit_bias": (None, {}),
+    "num_beams": (None, 1),
     "use_beam_search": (None, False),
     "length_penalty": (None, 1),
     "ignore_eos": (None, False),

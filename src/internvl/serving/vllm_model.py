@@ -160,7 +160,7 @@ class Program:
         try:
             words = command(plan, self.socket, options)
             self._guard = subprocess.Popen(
-                [sys.executable, "-P", "-m", "internvl.serving.guard", str(folder), *words],
+                [sys.executable, "-P", "-m", "internvl.serving.leash", str(folder), *words],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 env=environment(text, plan, os.environ), process_group=0,
             )  # fmt: skip

@@ -1,8 +1,8 @@
 """Runs a program for as long as whoever started this lives: when its standard input ends, the program is ended too.
 
-    worker --pipe--> guard --> vllm serve and its own processes, one group
+    worker --pipe--> leash --> vllm serve and its own processes, one group
 
-A worker that is killed can end nobody; this can. Run as `python -m internvl.serving.guard FOLDER COMMAND ...`. The
+A worker that is killed can end nobody; this can. Run as `python -m internvl.serving.leash FOLDER COMMAND ...`. The
 folder, where the program's socket is, is removed at the end.
 """
 
