@@ -122,6 +122,16 @@ def test_vectors_are_those_of_the_embedder(client):
     assert np.abs(found - expected[[0, 2, 1]]).max() < 1e-5
 
 
+def test_an_answer_ends_where_the_context_does(client):
+    text = {"model": "nano", "prompt": "one two " * 1500}
+    counted = client.post("/../tokenize", json=text).json()
+    room = counted["max_model_len"] - counted["count"]
+    assert 0 < room < 4096
+    answer = answered(client, text | {"max_tokens": 100_000, "min_tokens": 100_000}, "/completions")
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == room
+
+
 def test_tokens_are_those_that_are_used(client):
     for body in (asked("Hello"), asked("What?", data(FLAG.read_bytes()), max_tiles=3)):
         used = answered(client, {**body, "max_tokens": 1})["usage"]["prompt_tokens"]
