@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -172,6 +173,24 @@ def test_what_is_refused_is_called_as_the_route_calls_it(path, body, param, stre
     with served(Echo(refuse=Refusal("no", param="messages"))) as client:
         answer = client.post(path, json={"model": "echo", "stream": stream, **body})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        [{"type": "function_call_output", "call_id": "a", "output": "5"}],
+        [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    ],
+)
+def test_what_an_input_cannot_be_is_told_of_the_input(given):
+    with served() as client:
+        answer = client.post("/v1/responses", json={"model": "echo", "input": given})
+    error = answer.json()["error"]
+    assert answer.status_code in (400, 422), error
+    assert re.split(r"[.\[]", error["param"])[0] == "input"
+    assert "messages" not in error["message"].partition(":")[0]
 
 
 def test_a_text_and_what_is_embedded_are_called_as_they_were_sent():

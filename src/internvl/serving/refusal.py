@@ -16,6 +16,7 @@ status   code                      when
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -72,9 +73,19 @@ class Refusal(InternVLError):
                        retry_after=self.retry_after)  # fmt: skip
 
     def renamed(self, names: Mapping[str, str]) -> Refusal:
-        """The same of a field that has another name on the route that was asked."""
-        return Refusal(self.message, status=self.status, param=names.get(self.param or "", self.param),
-                       code=self.code, retry_after=self.retry_after)  # fmt: skip
+        """The same of a field that has another name on the route that was asked. Places inside it are left out: what a
+        request is made into has others.
+
+        >>> refusal = Refusal("messages[1].role: no", param="messages[1].role").renamed({"messages": "input"})
+        >>> refusal.message, refusal.param
+        ('input: no', 'input')
+        """
+        param = self.param or ""
+        own = names.get(re.split(r"[.\[]", param)[0])
+        if own is None:
+            return self
+        message = own + self.message[len(param) :] if self.message.startswith(param) else self.message
+        return Refusal(message, status=self.status, param=own, code=self.code, retry_after=self.retry_after)
 
     @property
     def type(self) -> str:

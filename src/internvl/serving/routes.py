@@ -33,7 +33,7 @@ from internvl.serving.translate import Order, translate
 
 router = APIRouter()
 OF_COMPLETIONS = {"messages": "prompt"}
-OF_RESPONSES = {"messages": "input", "max_tokens": "max_output_tokens"}
+OF_RESPONSES = {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
 """What the fields of a chat are called there."""
 
 
@@ -126,8 +126,8 @@ async def text_events(answers: Answers, chunks: TextChunks, order: Order) -> Asy
 async def responses(request: Request) -> Response:
     """Answer a conversation, in the form of OpenAI's newer API."""
     running = running_of(request)
-    asked = await running.read(request, ResponsesRequest)
     with in_words_of(OF_RESPONSES):
+        asked = await running.read(request, ResponsesRequest)
         order = ordered(running, asked)
         answers, head = running.answers(request, order), head_of(running, "resp_")
         growing = Growing(head, asked, running.settings.temperature)
