@@ -12,8 +12,9 @@ layout. A test names a file by its path inside that layout:
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,17 @@ def golden_names(pattern: str) -> list[str]:
     ['internvit-300m', 'internvit-6b']
     """
     return sorted({found.name for root in GOLDEN_ROOTS for found in root.glob(pattern)})
+
+
+@pytest.fixture(autouse=True)
+def logging_is_as_it_was() -> Generator[None]:
+    """A command that runs in this process says where its lines go; the next test must not be deaf by that."""
+    loggers = [logging.getLogger(name) for name in ("internvl", "uvicorn")]
+    before = [(one, one.handlers, one.propagate, one.level) for one in loggers]
+    yield
+    for one, handlers, propagate, level in before:
+        one.handlers, one.propagate = handlers, propagate
+        one.setLevel(level)
 
 
 @pytest.fixture(name="golden", scope="session")

@@ -15,10 +15,10 @@ import torch
 
 from internvl.errors import UsageError
 from internvl.serving import vllm_worker
+from internvl.serving.inbox import Come
 from internvl.serving.vllm_options import OURS, VllmOptions
 from internvl.serving.vllm_worker import MOST_PICTURES, VllmWorker
 from internvl.serving.wire import Embed, Message, Refused, Serve, Vectors
-from internvl.serving.worker import Come
 
 
 class Said(list[Message]):
