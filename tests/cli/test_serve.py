@@ -138,8 +138,14 @@ def test_a_file_of_keys_that_holds_none_is_refused(tmp_path, capsys):
 
 
 def test_votes_that_could_not_be_written_are_refused_before_anything_starts(tmp_path, capsys):
+    no_folder = tmp_path / "file"
+    no_folder.touch()
     for command in ("serve", "ui"):
-        for file, found in ((tmp_path, "is a folder"), (tmp_path / "none" / "votes.jsonl", "cannot be written")):
+        for file, found in (
+            (tmp_path, "is a folder"),
+            (tmp_path / "none" / "votes.jsonl", "cannot be written"),
+            (no_folder / "votes", "cannot be written"),
+        ):
             assert run([command, "--votes", str(file)]) == 2
             [line] = capsys.readouterr().err.splitlines()
             assert found in line
