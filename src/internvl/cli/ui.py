@@ -43,9 +43,7 @@ def ui(
         Path | None, typer.Option(metavar="F", help="Thumbs and reports are written there, with question and answer.")
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page when it is ready.")] = True,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="A line for each request; not with --endpoint.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="A line for each request; not with --endpoint.")] = False,
 ) -> None:
     """The web page: pictures, videos and documents, asked about in a browser.
 
