@@ -26,6 +26,8 @@ URL = "http://127.0.0.1:9/v1"
     ("options", "said"),
     [
         (["--endpoint", URL, "--model", "nano"], "--endpoint is a server that runs"),
+        (["--endpoint", URL, "--verbose"], "--endpoint is a server that runs"),
+        (["--model", "no/such/folder"], "no/such/folder"),
         (["--endpoint", "localhost:8000", "--port", "0"], "expected an address such as"),
         (["--host", "0.0.0.0"], "there is no API key"),
         (["--port", "70000"], "port is 70000"),

@@ -43,7 +43,7 @@ def ui(
         Path | None, typer.Option(metavar="F", help="Thumbs and reports are written there, with question and answer.")
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page when it is ready.")] = True,
-    verbose: Annotated[bool, typer.Option("--verbose", help="A line for each request; not with --endpoint.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="A line for each request, as serve has it.")] = False,
 ) -> None:
     """The web page: pictures, videos and documents, asked about in a browser.
 
@@ -51,17 +51,20 @@ def ui(
     """
     try:
         from internvl.serving import listen
+        from internvl.serving.first import check
         from internvl.serving.logs import write_to
         from internvl.serving.settings import Settings, read_keys
     except ModuleNotFoundError as error:
         raise MissingExtra(f"the page needs {error.name}; pip install 'internvl[ui]'") from None
 
-    if endpoint is not None and (model or device or dtype):
-        raise UsageError("--endpoint is a server that runs; --model, --device and --dtype belong to another")
+    if endpoint is not None and (model or device or dtype or verbose):
+        raise UsageError("--endpoint is a server that runs; --model, --device, --dtype and --verbose belong to another")
     settings = Settings(
         model=model, device=device, dtype=dtype, host=host, port=port, keys=read_keys(api_key_file),
         server_names=tuple(server_name or ()), votes=votes,
     )  # fmt: skip
+    if endpoint is None:
+        check(settings)
     listener = listen.bind(settings)
     write_to(level=logging.INFO if verbose else logging.WARNING)
     try:
@@ -101,7 +104,7 @@ def _alone(settings: Settings, endpoint: str, listener: socket.socket, address: 
     server = endpoint_of(endpoint, os.environ.get("OPENAI_API_KEY", ""))
     gate = page.Gate(keys=settings.keys, names=settings.names, upload=page.SENT.bytes)
     app = page.page_app(page.Setup(endpoint=lambda _: server, gate=gate, votes=settings.votes))
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **listen.bounds(settings))
+    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, **listen.bounds(settings))
 
     async def run() -> None:
         serving = uvicorn.Server(config)

@@ -196,8 +196,7 @@ def check_keys(keys: tuple[str, ...]) -> None:
 
 def _check_writable(file: Path) -> None:
     """That something can be written to a file, which need not exist; it is not made."""
-    place = file if file.exists() else file.parent
-    if file.is_dir() or not (file.exists() or file.parent.is_dir()) or not os.access(place, os.W_OK):
+    if file.is_dir() or not file.parent.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
         found = "is a folder" if file.is_dir() else "cannot be written"
         raise UsageError(f"--votes {file} {found}; name a file in a folder that exists and is yours")
 
