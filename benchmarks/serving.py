@@ -28,6 +28,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from internvl.bench.figures import Figures, figures
 from internvl.bench.load import Load, Measured, drive
 from internvl.bench.questions import Questions, Wish, words
 from internvl.data.limits import Limits
-from internvl.inference.engine import Engine, EngineConfig, Request, Spoke
+from internvl.inference.engine import Ended, Engine, EngineConfig, Request, Spoke
 from internvl.inference.sampling import SamplingConfig
 from internvl.inference.seen import Features
 from internvl.models.attention import KVCache
@@ -151,15 +152,18 @@ def model_alone(prompts: Prompts, requests: Sequence[Request], repeats: int) -> 
 
 
 def through_engine(engine: Engine, requests: Sequence[Request]) -> tuple[float, float]:
-    """Seconds until all are answered, and of these the seconds after every answer had begun."""
-    start = time.perf_counter()
-    waiting = {engine.submit(one) for one in requests}
-    begun = start
+    """Seconds until all are answered, as many at once as over HTTP, and of these the seconds after all had begun."""
+    start = begun = time.perf_counter()
+    coming, known = iter(requests), set[int]()
+    for request in islice(coming, STREAMS):
+        engine.submit(request)
     while engine.busy:
         for event in engine.step():
-            if isinstance(event, Spoke) and event.id in waiting:
-                waiting.discard(event.id)
+            if isinstance(event, Spoke) and event.id not in known:
+                known.add(event.id)
                 begun = time.perf_counter()
+            elif isinstance(event, Ended) and (request := next(coming, None)) is not None:
+                engine.submit(request)
     end = time.perf_counter()
     return end - start, end - begun
 
@@ -373,7 +377,9 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", help="hub id, zoo name or folder; left out: the embedded nano")
-    parser.add_argument("--requests", type=int, default=96, help="of the whole image requests")
+    parser.add_argument(
+        "--requests", type=int, default=384, help="of the whole image requests; as few as 96 mostly come and go"
+    )
     parser.add_argument("--repeats", type=int, default=9, help="of everything of which a median is taken")
     parser.add_argument("--quick", action="store_true", help="a trial: figures that mean little")
     arguments = parser.parse_args()

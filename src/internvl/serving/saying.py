@@ -29,7 +29,7 @@ from internvl.inference.sampling import SamplingConfig, Token
 from internvl.inference.seen import digest
 from internvl.serving.wire import Ask, Done, Piece
 
-PACE = 0.02
+PACE = 0.04
 """Seconds between two Pieces of an answer, at least; its first and its last never wait."""
 
 
