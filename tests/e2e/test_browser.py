@@ -213,6 +213,20 @@ def check_labels(page: Tab) -> None:
 # ---- one thing after the other ---------------------------------------------------------------------------------------
 
 
+def test_a_page_that_was_there_before_its_server_finds_it(browser, echo):
+    server = ["http://127.0.0.1:1/v1"]
+    setup = Setup(endpoint=lambda scope: Endpoint(server[0]))
+    with running(page_app(setup)) as address, tab(browser, address) as page:
+        expect(page.locator(".iv-notice")).to_have_text(say("away", "en"))
+        notice, card = (page.locator(f".iv-{name}").bounding_box() for name in ("notice", "card"))
+        assert notice["x"] == card["x"], "one above the other"
+        page.wait_for_timeout(7000)  # it has asked again, and has heard the same
+        expect(page.locator(".iv-model")).to_have_text("")
+        server[0] = f"{echo.address}/v1"
+        expect(page.locator(".iv-model")).to_have_text("echo")
+        expect(page.locator(".iv-notice")).to_be_hidden()
+
+
 def test_an_answer_grows_and_is_stopped_by_button_and_key(browser, site, backend):
     backend.pause = 0.02
     with tab(browser, site) as page:

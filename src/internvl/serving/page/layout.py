@@ -280,6 +280,7 @@ class Wiring:
             models = await self.page.models(endpoint)
         except Failed as error:
             models, more = {}, notice(talk.language, error)
+            more["notice"]["id"] = error.word  # the browser asks until somebody answers, and says this once
         names = list(models)
         talk.model = talk.model if talk.model in names else next(iter(names), "")
         updates = [_renamed(component, word, talk.language) for component, word in self.layout.named]

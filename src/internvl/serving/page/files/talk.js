@@ -5,7 +5,7 @@ const all = (selector) => Array.from(element.querySelectorAll(selector));
 const root = $('.iv'), log = $('.iv-log'), form = $('.iv-ask'), text = $('#iv-question'), files = $('.iv-files');
 const settings = () => document.getElementById('iv-settings');
 let words = {}, sight = { items: [] }, attached = [], editing = null, reasonFor = null, camera = null, busy = false;
-let following = true, seenDraft = '', seenNotice = '', seenDownload = '', noticeTimer = 0, silence = 0;
+let following = true, seenDraft = '', seenNotice = '', seenDownload = '', noticeTimer = 0, silence = 0, starting = 0;
 
 const say = (word, filled = {}) => Object.entries(filled).reduce((said, [name, value]) => said.replace('{' + name + '}', value), words[word] || '');
 const store = (name, value) => { try { if (value === undefined) return localStorage.getItem('internvl-' + name); localStorage.setItem('internvl-' + name, value); } catch { /* private windows */ } return null; };
@@ -27,6 +27,8 @@ function draw() {
   $('.iv-send[type=submit]').hidden = busy;
   $('.iv-stop').hidden = !busy;
   $('.iv-model').textContent = next.model || '';
+  if (next.model) { if (starting) notice(''); clearInterval(starting); starting = 0; }
+  else if (!starting) starting = setInterval(() => trigger('speak', { language: sight.language }), 3000);  // nobody answered yet
   root.classList.toggle('iv-empty', next.items.length === 0);
   root.classList.toggle('iv-voting', next.votes);
   for (const act of ['new', 'share']) $('[data-act=' + act + ']').disabled = next.items.length === 0 || (busy && act === 'share');
