@@ -67,7 +67,7 @@ class Choice:
 
     @property
     def reason(self) -> str:
-        return "tool_calls" if self.calls else self.finish
+        return "tool_calls" if self.calls and all(call.whole for call in self.calls) else self.finish
 
 
 @dataclass(frozen=True)

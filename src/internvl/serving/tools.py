@@ -9,11 +9,14 @@ text, and no structure: a user who types them forges nothing but text, which a m
     none               words; the tools are not told         -
     auto               words, and any number of calls        not at all: what is no proper call stays words
     required, named    one call, a bare JSON object          by a grammar, made of the tools' own schemas
+
+A call that must be and that ends too soon is told as far as it came; of one whose name is not whole nothing is told.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,6 +36,8 @@ To call a function, write its name and arguments as a JSON object between <tool_
 {{"name": "the function's name", "arguments": {{"argument": "value"}}}}
 </tool_call>"""
 BARE = "Answer with one such call now, as the JSON object alone, without <tool_call>."
+BEGUN = re.compile(r'\s*\{\s*"name"\s*:\s*"([\w-]+)"(?:\s*,\s*"arguments"\s*:\s*(.*))?', re.DOTALL)
+"""A bare call of which at least the name is written."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Call:
     name: str
     arguments: str
     """A JSON object, as the model wrote it."""
+    whole: bool = True
+    """False: the answer ended in the middle of it, and with it the arguments."""
 
     def written(self) -> str:
         """As it stands in a conversation."""
@@ -180,8 +187,10 @@ class CallReader:
 
     def finish(self) -> str:
         """The rest of the words, when no more text comes."""
+        if self._use.must:
+            return self._cut_off(self._read(len(self._held)))
         # A model may stop before the closing mark.
-        return self._read(len(self._held)) if self._use.must or OPEN in self._held else self._take(len(self._held))
+        return self._read(len(self._held)) if OPEN in self._held else self._take(len(self._held))
 
     def _read(self, length: int) -> str:
         """Take a call, or the words that it turns out to be."""
@@ -192,6 +201,16 @@ class CallReader:
         self._after_call = True
         if self._use.parallel or not self.calls:
             self.calls.append(call)
+        return ""
+
+    def _cut_off(self, text: str) -> str:
+        """Take what is written of a call that must be; the words, where it is none."""
+        begun = BEGUN.match(text)
+        if begun is None:
+            return "" if text.lstrip().startswith("{") else text
+        if begun[1] not in self._names:
+            return text
+        self.calls.append(Call(begun[1], begun[2] or "", whole=False))
         return ""
 
     def _take(self, length: int) -> str:
