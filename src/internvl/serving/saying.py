@@ -45,13 +45,10 @@ class Speech:
         self._encoder, self._tokenizer = encoder, encoder.tokenizer
         self._grammars = Grammars(encoder.tokenizer, vocab)
         self._vocab = vocab
-        self._hidden = {
-            markup: frozenset(
-                i for i in self._tokenizer.structure if not self._tokenizer.decode([i], keep_markup=markup)
-            )
-            for markup in (False, True)
-        }
-        """Tokens that are no part of a text: all of structure but, where that is kept, markup."""
+        self._hidden = frozenset(
+            i for i in self._tokenizer.structure if not self._tokenizer.decode([i], keep_markup=True)
+        )
+        """Tokens that are no part of a text: all of structure but markup."""
 
     @property
     def lead(self) -> str:
@@ -83,10 +80,10 @@ class Speech:
         constrained = ask.constraint is not None
 
         def saying(number: int) -> Saying:
-            stream = self._grammars.stream() if constrained else self._tokenizer.stream(keep_markup=bool(ask.markup))
+            stream = self._grammars.stream() if constrained else self._tokenizer.stream(keep_markup=True)
             text = GrowingText(stream, stop, strip=bool(ask.strip) and not constrained)
             tokens = Spoken(self._tokenizer.spelling, stop) if ask.logprobs else None
-            return Saying((ask.id, number), text, tokens, self._encoder.lead_ids, self._hidden[bool(ask.markup)])
+            return Saying((ask.id, number), text, tokens, self._encoder.lead_ids, self._hidden)
 
         return [saying(number) for number in range(ask.n)]
 
