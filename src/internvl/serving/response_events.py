@@ -160,6 +160,7 @@ class Growing:
             "parallel_tool_calls": request.parallel_tool_calls is not False,
             "previous_response_id": None,
             "reasoning": None,
+            **self.head.tier_said,
             "store": False,
             "temperature": self.temperature if request.temperature is None else request.temperature,
             "text": {"format": said.get("text", {}).get("format", {"type": "text"})},
