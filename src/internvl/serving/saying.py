@@ -25,6 +25,7 @@ from internvl.inference.constrain import Grammars
 from internvl.inference.constraint import Constraint
 from internvl.inference.draft import Restricts
 from internvl.inference.engine import Request
+from internvl.inference.pieces import overlap
 from internvl.inference.sampling import SamplingConfig, Token
 from internvl.inference.seen import digest
 from internvl.serving.wire import Ask, Done, Piece
@@ -157,7 +158,7 @@ class Spoken:
         if stopped and places:
             self._certain = min(places)
         else:
-            self._certain = len(self._said) - max((_overlap(self._said, one) for one in self._stop), default=0)
+            self._certain = len(self._said) - max((overlap(self._said, one) for one in self._stop), default=0)
         return self._release()
 
     def finish(self) -> list[dict[str, Any]]:
@@ -231,8 +232,3 @@ class Saying:
         piece = Piece(id=id, answer=number, text=self._untold, tokens=self._untold_tokens)
         self._untold, self._untold_tokens, self._told_at = "", [], self._clock()
         return [piece]
-
-
-def _overlap(said: bytearray, stop: bytes) -> int:
-    """Length of the longest beginning of `stop` that `said` ends with."""
-    return next((n for n in range(min(len(stop) - 1, len(said)), 0, -1) if said.endswith(stop[:n])), 0)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from internvl.inference.constraint import DATA, NAMES
+from internvl.inference.pieces import overlap
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -157,7 +158,7 @@ class CallReader:
     >>> reader.push('I add.\\n<tool_call>\\n{"name": "add", "arguments": {"a": 1}}'), reader.push("\\n</tool_call>")
     ('I add.', '')
     >>> reader.finish(), reader.calls
-    ('', [Call(name='add', arguments='{"a": 1}')])
+    ('', [Call(name='add', arguments='{"a": 1}', whole=True)])
     """
 
     def __init__(self, use: ToolUse) -> None:
@@ -220,7 +221,7 @@ class CallReader:
 
 def _begun(text: str) -> int:
     """Letters at the end of a text that could begin a call, the white space before it included."""
-    length = next((n for n in range(len(OPEN) - 1, 0, -1) if text.endswith(OPEN[:n])), 0)
+    length = overlap(text, OPEN)
     before = text[: len(text) - length]
     return length + len(before) - len(before.rstrip())
 
