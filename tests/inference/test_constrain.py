@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import internvl
@@ -121,9 +121,15 @@ def draw(name: str, answer: ConstrainedAnswer, seed: int, complete: Callable[[st
     assert complete(text)
     left = [] if token in stops(name) else [*stops(name)]
     assert answer.allowed().nonzero()[:, 0].tolist() == left, "after the end"
-    tidy = Tidy()
-    assert t.decode(ids, keep_markup=True) == (tidy.push(text) + tidy.finish() if name in TIDY else text)
+    assert reads_as(name, ids, text)
     return text
+
+
+def reads_as(name: str, ids: list[int], text: str) -> bool:
+    """Whether the tokenizer's own decoder makes this text of these ids."""
+    tidy = Tidy()
+    expected = tidy.push(text) + tidy.finish() if name in TIDY else text
+    return tokenizer(name).decode(ids, keep_markup=True) == expected
 
 
 def walk(name: str, answer: ConstrainedAnswer, ids: list[int]) -> None:
@@ -138,7 +144,8 @@ def spelt_by(name: str, text: str) -> list[int] | None:
     """The tokenizer's own ids of a text; None where it cannot write exactly this."""
     ids = tokenizer(name).encode(text, specials="none", bos=False)
     silent = [i for i in ids if not grammars(name).spoken[i]]
-    return ids if not silent and said(name, ids) == text else None
+    # A first token of spaces alone may lose more than the one space that the grammar reckons with: it is masked.
+    return ids if not silent and said(name, ids) == text and reads_as(name, ids, text) else None
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
@@ -290,13 +297,22 @@ patterns = st.recursive(
 )
 
 
+matches = patterns.flatmap(
+    lambda pattern: st.tuples(
+        st.just(pattern), st.from_regex(pattern, fullmatch=True, alphabet=st.sampled_from("abcdx中.1 é"))
+    )
+)
+
+
 @settings(max_examples=40)
-@given(name=some_tokenizers, pattern=patterns, data=st.data())
-def test_patterns_mean_what_they_mean_to_python(name, pattern, data):
+@given(name=some_tokenizers, match=matches, seed=st.integers(0, 99))
+@example(name="small-sp", match=("([^a]|a)", " "), seed=0)
+def test_patterns_mean_what_they_mean_to_python(name, match, seed):
     """Drawn answers match, and each match can be drawn, as the tokenizer itself would cut it."""
+    pattern, text = match
     answer = start(name, Constraint.regex(pattern))
-    draw(name, answer.fresh(), data.draw(st.integers(0, 99)), lambda text: re.fullmatch(pattern, text) is not None)
-    ids = spelt_by(name, data.draw(st.from_regex(pattern, fullmatch=True, alphabet=st.sampled_from("abcdx中.1 é"))))
+    draw(name, answer.fresh(), seed, lambda text: re.fullmatch(pattern, text) is not None)
+    ids = spelt_by(name, text)
     if ids is not None:
         walk(name, answer.fresh(), ids)
 

@@ -66,9 +66,7 @@ class Echo:
             return order.prompts[0]
         return "".join(part.text for part in order.unopened[-1].parts if isinstance(part, Text))
 
-    async def answer(
-        self, order: Order, *, user: str = "", priority: int = 0
-    ) -> AsyncGenerator[Counted | Piece | Done]:
+    async def answer(self, order: Order, *, user: str = "") -> AsyncGenerator[Counted | Piece | Done]:
         self.orders.append((order, user))
         yield await self.count(order)
         said = self.text(order) if self.reply is None else self.reply

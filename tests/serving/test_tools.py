@@ -76,8 +76,26 @@ def test_one_call_where_one_is_allowed():
 def test_a_call_that_must_be_is_bare():
     use = ToolUse(USE.tools, must=True)
     assert read('{"name": "add", "arguments": {"a": 1}}', use, cuts=(3, 9)) == ("", [ADDED])
-    cut_off = '{"name": "add", "argum'
-    assert read(cut_off, use) == (cut_off, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "arguments"),
+    [
+        ("", "", None),
+        ('{"name": "ad', "", None),
+        ('{"name": "add"', "", ""),
+        ('{"name": "add", "argum', "", ""),
+        ('{\n "name" : "add",\n "arguments" : {"a"', "", '{"a"'),
+        (r'{"name": "add", "arguments": {"a": "\"}\ud8', "", r'{"a": "\"}\ud8'),
+        ('{"name": "add", "arguments": {"a": "\n', "", '{"a": "\n'),
+        ('{"name": "sub", "argum', '{"name": "sub", "argum', None),  # nobody offered it
+        ("Sure", "Sure", None),
+    ],
+)
+def test_a_call_that_must_be_is_read_as_far_as_it_came(text, words, arguments):
+    calls = [] if arguments is None else [Call("add", arguments, whole=False)]
+    assert read(text, ToolUse(USE.tools, must=True), cuts=(3, 9)) == (words, calls)
+    assert read(text) == (text, []), "one that need not be is words"
 
 
 def test_the_schema_of_calls_keeps_references_whole():

@@ -281,6 +281,7 @@ def test_a_response_is_the_same_job_as_its_chat():
         "tools": [{"type": "function", **ADD["function"]}],
         "tool_choice": {"type": "function", "name": "add"},
         "user": "u",
+        "service_tier": "flex",
     }  # fmt: skip
     same = chat(
         messages=[
@@ -291,6 +292,7 @@ def test_a_response_is_the_same_job_as_its_chat():
             {"role": "tool", "tool_call_id": "c1", "content": "2"},
         ],
         max_tokens=7, tools=[ADD], tool_choice={"type": "function", "function": {"name": "add"}}, user="u",
+        service_tier="flex",
     )  # fmt: skip
     assert job(asked, ResponsesRequest) == job(same)
 

@@ -296,6 +296,8 @@ def test_questions_are_answered_in_the_words_of_the_tokens(program):
         told = next(piece.tokens[0] for piece in pieces if piece.tokens)
         assert told["logprob"] == -2.0
         assert [one["logprob"] for one in told["top"]] == [-0.5, -1.0]
+        await said(backend, question(priority=-1))
+        assert [one["priority"] for one in asked(program)][-2:] == [0, 1]  # vLLM takes the lowest first
         # a text to continue keeps its white space, and a form goes along
         await said(backend, Order(model="nano", prompts=("Once",), constraint=Constraint.choice(["yes"])))
         assert "yes" in asked(program)[-1]["sampling"]["structured_outputs"]["grammar"]

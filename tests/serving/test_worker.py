@@ -169,7 +169,7 @@ def test_answers(check, client):
     free(client)
 
 
-def test_white_space_and_markup_are_kept_or_not_as_was_asked(client):
+def test_white_space_is_kept_or_not_as_was_asked(client):
     tokenizer = nano().encoder.tokenizer
     ids = tokenizer.encode("Where is the red circle?")
     # A prompt that is a text of its own: what continues it begins with a space, or does not.

@@ -8,6 +8,7 @@ from typing import Any
 
 from internvl.data.boxes import Box, parse
 from internvl.data.detokenizer import StreamDecoder
+from internvl.inference.pieces import overlap
 from internvl.inference.sampling import Finish, Token
 
 
@@ -109,7 +110,7 @@ class GrowingText:
         if found:
             self._held, self.stopped = self._held[: min(found)], True
             return len(self._held)
-        return len(self._held) - max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        return len(self._held) - max((overlap(self._held, stop) for stop in self._stop), default=0)
 
     def _release(self, count: int) -> str:
         piece = self._held[:count].rstrip() if self._strip else self._held[:count]
@@ -117,12 +118,3 @@ class GrowingText:
         piece = piece if self.text or not self._strip else piece.lstrip()
         self.text += piece
         return piece
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest beginning of `stop` that `text` ends with.
-
-    >>> _overlap("the EN", "END")
-    2
-    """
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

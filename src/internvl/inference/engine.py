@@ -222,9 +222,12 @@ class Engine:
         events: list[Event] = []
         budget = self.config.chunk
         while self._reading and budget > 0:
-            job = self._reader(budget, events)
+            job = self._reader(budget)
             if job is None:
                 break
+            if isinstance(job, Failed):
+                events.append(job)
+                continue
             try:
                 budget -= self._advance(job, self._next(job, budget))
                 if not job.left:
@@ -235,8 +238,9 @@ class Engine:
             self._encoding.wait()
         return events
 
-    def _reader(self, budget: int, events: list[Event]) -> Job | None:
-        """Who reads, if it is anyone's turn: whose pictures are there, and who has room for its next chunk.
+    def _reader(self, budget: int) -> Job | Failed | None:
+        """Who reads, if it is anyone's turn: whose pictures are there, and who has room for its next chunk. Or who
+        cannot go on.
 
         Of the highest priority it is the one with least to read, and every other step the first.
         """
@@ -249,7 +253,7 @@ class Engine:
                 if job.looking.ready(*slots, alone=not self._running):
                     return job if size <= budget else None
             except Exception as error:
-                events.append(self._fail(job, error))
+                return self._fail(job, error)
             if not self._encoding.goes_on:
                 return None
         return None

@@ -1,8 +1,8 @@
-"""The stream that the pieces of an answer come in, whoever gives it."""
+"""The pieces that an answer comes in, whoever gives it, and how much of a text they may not say yet."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from internvl.errors import UsageError
@@ -36,3 +36,12 @@ class Stream(Iterator[str], Generic[A]):
         if self._answer is None:
             raise UsageError("the stream has not ended, or was closed; take all its pieces first, or use ask()")
         return self._answer
+
+
+def overlap(said: Sequence[object], mark: Sequence[object]) -> int:
+    """Length of the longest beginning of a mark, and not all of it, that a text or some bytes end with.
+
+    >>> overlap("the EN", "END"), overlap(bytearray(b"END"), b"END")
+    (2, 0)
+    """
+    return next((n for n in range(min(len(mark) - 1, len(said)), 0, -1) if said[-n:] == mark[:n]), 0)

@@ -85,7 +85,7 @@ class Backend(Protocol):
         """Tokens of a prompt; of each of `order.prompts` only the first is counted."""
         ...
 
-    def answer(self, order: Order, *, user: str = "", priority: int = 0) -> AsyncIterator[Counted | Piece | Done]:
+    def answer(self, order: Order, *, user: str = "") -> AsyncIterator[Counted | Piece | Done]:
         """First what the prompt is, then the answers as they grow. Closing the iterator drops the request at once."""
         ...
 

@@ -86,13 +86,11 @@ class NativeBackend:
             memory.close()
         return counted(prompt)
 
-    async def answer(
-        self, order: Order, *, user: str = "", priority: int = 0
-    ) -> AsyncGenerator[Counted | Piece | Done]:
+    async def answer(self, order: Order, *, user: str = "") -> AsyncGenerator[Counted | Piece | Done]:
         prompt, memory = await self._readers.read(order)
         try:
             yield counted(prompt)
-            ask = self._ask(order, prompt, user, priority)
+            ask = self._ask(order, prompt, user)
         except BaseException:
             if memory is not None:
                 memory.close()
@@ -101,7 +99,7 @@ class NativeBackend:
             async for said in answers:
                 yield said
 
-    def _ask(self, order: Order, prompt: Prompt, user: str, priority: int) -> Ask:
+    def _ask(self, order: Order, prompt: Prompt, user: str) -> Ask:
         room = self.facts.context - len(prompt.ids)
         if room < 1:
             raise Refusal(
@@ -121,7 +119,7 @@ class NativeBackend:
             constraint=None if order.constraint is None else asdict(order.constraint),
             logprobs=order.logprobs,
             strip=not order.prompts and order.constraint is None,
-            priority=priority,
+            priority=order.priority,
             user=user,
         )
 

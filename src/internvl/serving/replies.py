@@ -67,7 +67,7 @@ class Choice:
 
     @property
     def reason(self) -> str:
-        return "tool_calls" if self.calls else self.finish
+        return "tool_calls" if self.calls and all(call.whole for call in self.calls) else self.finish
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,16 @@ class Head:
     model: str
     created: int
     """Seconds since 1970."""
+    tier: str | None = None
+    """How it was served, where the request said how it wants to be: flex, default."""
 
     def of(self, kind: str, **more: Any) -> Json:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, **more}
+        said = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**said, **self.tier_said, **more}
+
+    @property
+    def tier_said(self) -> Json:
+        return {} if self.tier is None else {"service_tier": self.tier}
 
 
 def new_id(prefix: str) -> str:

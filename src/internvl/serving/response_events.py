@@ -71,7 +71,7 @@ class Growing:
         )
 
     def call(self, call: Call) -> Iterator[Json]:
-        """A call, which comes whole."""
+        """A call, which comes at once."""
         yield from self._close("completed")
         at = {"output_index": len(self.output), "item_id": new_id("fc_")}
         item: Json = {"type": "function_call", "id": at["item_id"], "call_id": new_id("call_"), "name": call.name}
@@ -79,7 +79,7 @@ class Growing:
         yield self._event("output_item.added", output_index=at["output_index"], item=begun)
         yield self._event("function_call_arguments.delta", **at, delta=call.arguments)
         yield self._event("function_call_arguments.done", **at, name=call.name, arguments=call.arguments)
-        self.output.append({**item, "arguments": call.arguments, "status": "completed"})
+        self.output.append({**item, "arguments": call.arguments, "status": "completed" if call.whole else "incomplete"})
         yield self._event("output_item.done", output_index=at["output_index"], item=self.output[-1])
 
     def end(self, finish: Finish, usage: Usage) -> Iterator[Json]:
@@ -160,6 +160,7 @@ class Growing:
             "parallel_tool_calls": request.parallel_tool_calls is not False,
             "previous_response_id": None,
             "reasoning": None,
+            **self.head.tier_said,
             "store": False,
             "temperature": self.temperature if request.temperature is None else request.temperature,
             "text": {"format": said.get("text", {}).get("format", {"type": "text"})},

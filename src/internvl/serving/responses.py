@@ -40,7 +40,7 @@ from internvl.serving.messages import (
     check_order,
     check_tools,
 )
-from internvl.serving.schema import NOT_KEPT, ChatRequest, Name, check_media
+from internvl.serving.schema import NOT_KEPT, ChatRequest, Name, Tier, check_media
 
 HOLDS = {"user": ("input_text", "input_image", "input_file"), "assistant": ("input_text", "output_text")}
 """What the messages of a role hold; the others hold text."""
@@ -189,6 +189,7 @@ class ResponsesRequest(Fields):
     parallel_tool_calls: bool | None = None
     stream: bool | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
+    service_tier: Tier | None = None
     max_tiles: Annotated[int, Field(ge=1), at_most("tiles", "tiles")] | None = None
     num_frames: Annotated[int, Field(ge=1), at_most("frames", "frames")] | None = None
     only: ClassVar[Mapping[str, tuple[object, ...]]] = {
@@ -253,6 +254,7 @@ class ResponsesRequest(Fields):
             parallel_tool_calls=self.parallel_tool_calls,
             stream=self.stream,
             user=self.user,
+            service_tier=self.service_tier,
             max_tiles=self.max_tiles,
             num_frames=self.num_frames,
         )  # fmt: skip

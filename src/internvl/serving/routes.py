@@ -47,8 +47,9 @@ def ordered(running: Running, asked: ChatRequest | CompletionRequest | Responses
     return translate(asked, running.preset)
 
 
-def head_of(running: Running, prefix: str) -> Head:
-    return Head(new_id(prefix), running.backend.facts.model, int(time.time()))
+def head_of(running: Running, asked: ChatRequest | CompletionRequest | ResponsesRequest, prefix: str) -> Head:
+    tier = "default" if asked.service_tier == "auto" else asked.service_tier
+    return Head(new_id(prefix), running.backend.facts.model, int(time.time()), tier)
 
 
 # ---- chat ------------------------------------------------------------------------------------------------------------
@@ -60,7 +61,7 @@ async def chat(request: Request) -> Response:
     running = running_of(request)
     asked = await running.read(request, ChatRequest)
     order = ordered(running, asked)
-    answers, head = running.answers(request, order), head_of(running, "chatcmpl-")
+    answers, head = running.answers(request, order), head_of(running, asked, "chatcmpl-")
     if order.stream:
         return Stream(running, chat_events(answers, Chunks(head, order.include_usage)), failed)
     choices = await running.flights.fly(request.receive, answers.whole())
@@ -100,7 +101,7 @@ async def completions(request: Request) -> Response:
     asked = await running.read(request, CompletionRequest)
     with in_words_of(OF_COMPLETIONS):
         order = ordered(running, asked)
-        answers, head = running.answers(request, order), head_of(running, "cmpl-")
+        answers, head = running.answers(request, order), head_of(running, asked, "cmpl-")
         if order.stream:
             return Stream(running, text_events(answers, TextChunks(head, order.include_usage), order), failed)
         choices = await running.flights.fly(request.receive, answers.whole())
@@ -129,7 +130,7 @@ async def responses(request: Request) -> Response:
     with in_words_of(OF_RESPONSES):
         asked = await running.read(request, ResponsesRequest)
         order = ordered(running, asked)
-        answers, head = running.answers(request, order), head_of(running, "resp_")
+        answers, head = running.answers(request, order), head_of(running, asked, "resp_")
         growing = Growing(head, asked, running.settings.temperature)
         if order.stream:
             return Stream(running, response_events(answers, growing), lambda refusal: named(growing.fail(refusal)))

@@ -25,6 +25,7 @@ from internvl.inference.constrain import Grammars
 from internvl.inference.constraint import Constraint
 from internvl.inference.draft import Restricts
 from internvl.inference.engine import Request
+from internvl.inference.pieces import overlap
 from internvl.inference.sampling import SamplingConfig, Token
 from internvl.inference.seen import digest
 from internvl.serving.wire import Ask, Done, Piece
@@ -45,13 +46,10 @@ class Speech:
         self._encoder, self._tokenizer = encoder, encoder.tokenizer
         self._grammars = Grammars(encoder.tokenizer, vocab)
         self._vocab = vocab
-        self._hidden = {
-            markup: frozenset(
-                i for i in self._tokenizer.structure if not self._tokenizer.decode([i], keep_markup=markup)
-            )
-            for markup in (False, True)
-        }
-        """Tokens that are no part of a text: all of structure but, where that is kept, markup."""
+        self._hidden = frozenset(
+            i for i in self._tokenizer.structure if not self._tokenizer.decode([i], keep_markup=True)
+        )
+        """Tokens that are no part of a text: all of structure but markup."""
 
     @property
     def lead(self) -> str:
@@ -83,10 +81,10 @@ class Speech:
         constrained = ask.constraint is not None
 
         def saying(number: int) -> Saying:
-            stream = self._grammars.stream() if constrained else self._tokenizer.stream(keep_markup=bool(ask.markup))
+            stream = self._grammars.stream() if constrained else self._tokenizer.stream(keep_markup=True)
             text = GrowingText(stream, stop, strip=bool(ask.strip) and not constrained)
             tokens = Spoken(self._tokenizer.spelling, stop) if ask.logprobs else None
-            return Saying((ask.id, number), text, tokens, self._encoder.lead_ids, self._hidden[bool(ask.markup)])
+            return Saying((ask.id, number), text, tokens, self._encoder.lead_ids, self._hidden)
 
         return [saying(number) for number in range(ask.n)]
 
@@ -160,7 +158,7 @@ class Spoken:
         if stopped and places:
             self._certain = min(places)
         else:
-            self._certain = len(self._said) - max((_overlap(self._said, one) for one in self._stop), default=0)
+            self._certain = len(self._said) - max((overlap(self._said, one) for one in self._stop), default=0)
         return self._release()
 
     def finish(self) -> list[dict[str, Any]]:
@@ -234,8 +232,3 @@ class Saying:
         piece = Piece(id=id, answer=number, text=self._untold, tokens=self._untold_tokens)
         self._untold, self._untold_tokens, self._told_at = "", [], self._clock()
         return [piece]
-
-
-def _overlap(said: bytearray, stop: bytes) -> int:
-    """Length of the longest beginning of `stop` that `said` ends with."""
-    return next((n for n in range(min(len(stop) - 1, len(said)), 0, -1) if said.endswith(stop[:n])), 0)

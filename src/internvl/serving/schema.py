@@ -63,7 +63,6 @@ NOT_SAMPLED: Mapping[str, tuple[object, ...]] = {
 NOT_KEPT: Mapping[str, tuple[object, ...]] = {
     "store": (None, False),
     "metadata": (None, {}),
-    "service_tier": (None, "auto", "default"),
     "safety_identifier": (None,),
     "prompt_cache_key": (None,),
     "prompt_cache_options": (None,),
@@ -83,6 +82,16 @@ NOT_TEMPLATED: Mapping[str, tuple[object, ...]] = {
 """What would change how a conversation is written; that is the checkpoint's own."""
 
 Name = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+def _tier(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("auto", "default", "flex"):
+        raise refuse(f"{shown(value)} is not honoured here; leave it out, or send 'flex'", kind="not_honoured")
+    return value
+
+
+Tier = Annotated[Literal["auto", "default", "flex"], BeforeValidator(_tier)]
+"""When it is a request's turn. flex: after all that do not say so."""
 
 
 def _stops(value: Any, info: ValidationInfo) -> Any:
@@ -125,6 +134,7 @@ class Drawn(Fields):
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     """Whose request it is: turns are shared out among users."""
+    service_tier: Tier | None = None
     guided_json: Schema | None = None
     guided_regex: Pattern | None = None
     guided_choice: Choices | None = None

@@ -9,15 +9,19 @@ text, and no structure: a user who types them forges nothing but text, which a m
     none               words; the tools are not told         -
     auto               words, and any number of calls        not at all: what is no proper call stays words
     required, named    one call, a bare JSON object          by a grammar, made of the tools' own schemas
+
+A call that must be and that ends too soon is told as far as it came; of one whose name is not whole nothing is told.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
 from internvl.inference.constraint import DATA, NAMES
+from internvl.inference.pieces import overlap
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -33,6 +37,8 @@ To call a function, write its name and arguments as a JSON object between <tool_
 {{"name": "the function's name", "arguments": {{"argument": "value"}}}}
 </tool_call>"""
 BARE = "Answer with one such call now, as the JSON object alone, without <tool_call>."
+BEGUN = re.compile(r'\s*\{\s*"name"\s*:\s*"([\w-]+)"(?:\s*,\s*"arguments"\s*:\s*(.*))?', re.DOTALL)
+"""A bare call of which at least the name is written."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Call:
     name: str
     arguments: str
     """A JSON object, as the model wrote it."""
+    whole: bool = True
+    """False: the answer ended in the middle of it, and with it the arguments."""
 
     def written(self) -> str:
         """As it stands in a conversation."""
@@ -150,7 +158,7 @@ class CallReader:
     >>> reader.push('I add.\\n<tool_call>\\n{"name": "add", "arguments": {"a": 1}}'), reader.push("\\n</tool_call>")
     ('I add.', '')
     >>> reader.finish(), reader.calls
-    ('', [Call(name='add', arguments='{"a": 1}')])
+    ('', [Call(name='add', arguments='{"a": 1}', whole=True)])
     """
 
     def __init__(self, use: ToolUse) -> None:
@@ -180,8 +188,10 @@ class CallReader:
 
     def finish(self) -> str:
         """The rest of the words, when no more text comes."""
+        if self._use.must:
+            return self._cut_off(self._read(len(self._held)))
         # A model may stop before the closing mark.
-        return self._read(len(self._held)) if self._use.must or OPEN in self._held else self._take(len(self._held))
+        return self._read(len(self._held)) if OPEN in self._held else self._take(len(self._held))
 
     def _read(self, length: int) -> str:
         """Take a call, or the words that it turns out to be."""
@@ -194,6 +204,16 @@ class CallReader:
             self.calls.append(call)
         return ""
 
+    def _cut_off(self, text: str) -> str:
+        """Take what is written of a call that must be; the words, where it is none."""
+        begun = BEGUN.match(text)
+        if begun is None:
+            return "" if text.lstrip().startswith("{") else text
+        if begun[1] not in self._names:
+            return text
+        self.calls.append(Call(begun[1], begun[2] or "", whole=False))
+        return ""
+
     def _take(self, length: int) -> str:
         text, self._held = self._held[:length], self._held[length:]
         return text
@@ -201,7 +221,7 @@ class CallReader:
 
 def _begun(text: str) -> int:
     """Letters at the end of a text that could begin a call, the white space before it included."""
-    length = next((n for n in range(len(OPEN) - 1, 0, -1) if text.endswith(OPEN[:n])), 0)
+    length = overlap(text, OPEN)
     before = text[: len(text) - length]
     return length + len(before) - len(before.rstrip())
 

@@ -39,6 +39,8 @@ from internvl.serving.tools import Call, Tool, ToolUse, answered
 COMPLETION_TOKENS = 16
 """Of an answer of /v1/completions that asks for no other number, as OpenAI has it."""
 SEEDS = 2**63
+LAST = -1
+"""The priority of who lets all others go first."""
 
 FORM = "The answer is JSON of this kind: "
 """What stands before the description that a request gives of its schema, in the system message."""
@@ -141,6 +143,8 @@ class Order:
     include_usage: bool = False
     """A stream ends with the usage."""
     user: str | None = None
+    priority: int = 0
+    """The higher goes first."""
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -204,6 +208,7 @@ def _sent(request: Drawn) -> dict[str, Any]:
         "stream": bool(request.stream),
         "include_usage": bool(options and options.include_usage),
         "user": request.user,
+        "priority": LAST if request.service_tier == "flex" else 0,
     }
 
 

@@ -130,8 +130,6 @@ class Ask:
     """The fields of `internvl.inference.constraint.Constraint`."""
     logprobs: bool = False
     """Whether Pieces say how likely their tokens were."""
-    markup: bool = True
-    """Whether the text keeps `<ref>` and `<box>`."""
     strip: bool = True
     """Whether the text loses the white space at its two ends; what continues a text, or has a form, keeps it."""
     priority: int = 0
