@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl.data import ledger as module
 from internvl.data.ledger import GRACE, NAMED, REASONS, Ledger, merged, reason_of
 from internvl.errors import DataError, MediaUnreadable
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0
 
 
 def lines(path):

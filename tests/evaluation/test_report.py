@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import doctest
 import io
 import itertools
 import re
@@ -67,12 +66,6 @@ def cards(found: Page) -> list[dict[str, str | None]]:
 def marked(count: int, right: int, withheld: int = 0, **sample) -> list[Marked]:
     """The first so many right, the last so many without a mark."""
     return rows({f"q{n}": None if n >= count - withheld else float(n < right) for n in range(count)}, **sample)
-
-
-def test_the_examples_are_true():
-    failed, tried = doctest.testmod(report)
-    assert tried >= 4
-    assert not failed
 
 
 # ---- it stands alone -------------------------------------------------------------------------------------------------

@@ -1,13 +1,11 @@
 """Classifier figures: golden rows of CLIP_benchmark, and what they mean by hand."""
 
-import doctest
 import json
 
 import numpy as np
 import pytest
 
 from internvl.errors import UsageError
-from internvl.metrics import classification
 from internvl.metrics.classification import (
     average_precision,
     mean_average_precision,
@@ -80,7 +78,3 @@ def test_more_places_than_classes():
 def test_shapes_that_do_not_fit(call, message):
     with pytest.raises(UsageError, match=message):
         call()
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(classification).failed == 0

@@ -1,6 +1,5 @@
 """Recall at k: golden rows of CLIP_benchmark, ties, and the dual softmax of the MSR-VTT program."""
 
-import doctest
 import json
 
 import numpy as np
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl.errors import UsageError
-from internvl.metrics import retrieval
 from internvl.metrics.retrieval import dual_softmax, first, hit_rate, recall, recalls
 from tests.conftest import golden
 
@@ -78,7 +76,3 @@ def test_nothing_to_count():
         recalls([[0.1, 0.2]], [0, 1])
     with pytest.raises(UsageError, match="queries x candidates"):
         first([0.1, 0.2], 1)
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(retrieval).failed == 0

@@ -1,12 +1,9 @@
 """Segmentation figures: by hand, against a confusion matrix on random maps, and what is ignored."""
 
-import doctest
-
 import numpy as np
 import pytest
 
 from internvl.errors import DataError, UsageError
-from internvl.metrics import segmentation
 from internvl.metrics.segmentation import Areas, areas, total
 
 
@@ -79,7 +76,3 @@ def test_what_does_not_fit():
     for figure in (nothing.mean_iou, nothing.mean_accuracy, nothing.pixel_accuracy):
         with pytest.raises(UsageError, match="so there is no score"):
             figure()
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(segmentation).failed == 0

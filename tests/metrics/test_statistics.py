@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 import math
 import random
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl.errors import UsageError
-from internvl.metrics import statistics
 from internvl.metrics.statistics import (
     bootstrap,
     bootstrap_mean,
@@ -24,13 +22,6 @@ from internvl.metrics.statistics import (
     student,
     wilson,
 )
-
-
-def test_the_examples_are_true():
-    failed, tried = doctest.testmod(statistics)
-    assert tried >= 8
-    assert not failed
-
 
 # ---- intervals -------------------------------------------------------------------------------------------------------
 

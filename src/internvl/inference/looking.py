@@ -18,9 +18,9 @@ from internvl.inference.seen import Features
 from internvl.models.chat import ChatModel
 
 SMALL = 1 << 25
-"""Weights of a decoder that steps on one core and leaves the other to those who ask and answer. A second core takes 18 %
-off a step of 16 answers at 2**22 weights (the embedded model: 5.5 ms, 4.5 with two), 22 % at 2**25, 26 % at 2**26 and
-beyond, and off a step of one answer 2, 12, and 5 to 18 %."""
+"""Weights of a decoder that steps on one core and leaves the other to those who ask and answer. A second core takes
+18 % off a step of 16 answers at 2**22 weights (the embedded model: 5.5 ms, 4.5 with two), 22 % at 2**25, 26 % at 2**26
+and beyond, and off a step of one answer 2, 12, and 5 to 18 %."""
 
 Pictures = Sequence[tuple[str, np.ndarray]]
 """Digest and tiles of each."""

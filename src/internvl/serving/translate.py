@@ -168,8 +168,9 @@ def translate(
 ) -> Order:
     """A request as a job.
 
+    >>> from internvl.serving.fields import understood
     >>> request = understood(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
-    >>> translate(request).unopened                                                         # doctest: +SKIP
+    >>> translate(request).unopened
     (Unopened(role='user', parts=(Text(text='Hi'),)),)
     """
     preset = preset or Preset()

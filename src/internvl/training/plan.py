@@ -134,7 +134,7 @@ def estimate(
 
     >>> plan = estimate(TrainConfig(), devices=1)
     >>> plan.learning, plan.bytes_per_device > 12 * plan.learning
-    (5867328, True)
+    (7810560, True)
     """
     shapes = as_trained(shapes_of(config.start) if shapes is None else shapes, config)
     limit = None if memory is None else int(memory * 2**30)
