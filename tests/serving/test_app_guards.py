@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from internvl.errors import UsageError
-from internvl.serving import guards
+from internvl.serving import bodies, guards, keys
 from internvl.serving.fields import RequestLimits
 from internvl.serving.settings import read_keys
 from tests.serving.echo import KEY, Echo, listening, served
@@ -83,8 +83,8 @@ def test_any_of_the_keys_opens():
 
 def test_keys_are_compared_in_constant_time(monkeypatch):
     compared = []
-    monkeypatch.setattr(guards.hmac, "compare_digest", lambda a, b: compared.append(b) or a == b)
-    assert guards.is_known(b"a", [b"a", b"b", b"c"])
+    monkeypatch.setattr(keys.hmac, "compare_digest", lambda a, b: compared.append(b) or a == b)
+    assert keys.known(b"a", [b"a", b"b", b"c"]) == b"a"
     assert compared == [b"a", b"b", b"c"]
 
 
@@ -225,7 +225,7 @@ def test_whoever_sends_too_much_reads_why():
 
 
 def test_bodies_together_are_bounded(monkeypatch):
-    monkeypatch.setattr(guards, "HELD", 1)
+    monkeypatch.setattr(bodies, "HELD", 1)
     backend = Echo(pause=0.02)
     with listening(backend, limits=SMALL) as server, server.client() as client:
         large = chat(model="echo", messages=[{"role": "user", "content": "x" * 7_000}])

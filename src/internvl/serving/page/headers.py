@@ -1,4 +1,4 @@
-"""Headers of the page, and the bodies of its requests: what a browser may do with it, and how much is read. Plain ASGI.
+"""Headers of the page, and the bodies of its requests: what a browser may do with it, and what is read. Plain ASGI.
 
 Nothing of the page comes from elsewhere, and nothing goes there. Its own scripts carry a number that is used once.
 """
@@ -10,6 +10,8 @@ import secrets
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from internvl.serving.refusal import Refusal
 
 STYLE = "/page.css"
 ICON = (
@@ -73,17 +75,37 @@ def with_headers(send: Send, more: dict[str, str]) -> Send:
     return sending
 
 
-def bounded(receive: Receive, most: int) -> Receive:
-    """A body of at most so many bytes; what is more is taken for a client that went away."""
-    read = 0
+class Cut:
+    """What stands between an application and a request that may be refused while its body comes. The application is
+    told that the client went away, and what it answers to that is not sent."""
 
-    async def receiving() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if read > most else message
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._refusal: Refusal | None = None
+        self._has_begun = False
 
-    return receiving
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Raises Refusal, unless an answer has begun."""
+        try:
+            await app(scope, self.receive, self.send)
+        except Exception:
+            if self._refusal is None:
+                raise
+        if self._refusal is not None and not self._has_begun:
+            raise self._refusal
+
+    async def receive(self) -> Message:
+        if self._refusal is None:
+            try:
+                return await self._receive()
+            except Refusal as refusal:
+                self._refusal = refusal
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self._refusal is None or self._has_begun:
+            self._has_begun = True
+            await self._send(message)
 
 
 async def whole(receive: Receive) -> bytes:
