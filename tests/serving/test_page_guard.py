@@ -366,7 +366,7 @@ def test_what_lasts_is_not_cut_after_its_body_has_come():
 
 @pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/upload"])
 def test_whoever_waits_for_the_end_of_a_connection_is_given_no_deadline(path):
-    sent, seen = [], []
+    sent, seen, left = [], [], []
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -381,6 +381,7 @@ def test_whoever_waits_for_the_end_of_a_connection_is_given_no_deadline(path):
             if messages:
                 return messages.pop()
             await asyncio.sleep(0.3)
+            left.append(True)
             return {"type": "http.disconnect"}
 
         async def send(message):
@@ -392,6 +393,7 @@ def test_whoever_waits_for_the_end_of_a_connection_is_given_no_deadline(path):
 
     asyncio.run(ask())
     assert seen == ["http.request", "http.disconnect"]
+    assert left, "it was told so by the client, and by no deadline"
     assert [one.get("status", one.get("body")) for one in sent] == [200, b"the end"]
 
 
