@@ -295,6 +295,21 @@ def test_nobody_waits_for_a_body_that_does_not_come():
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+def test_nobody_waits_for_the_rest_of_a_request_that_is_answered(monkeypatch):
+    """An answer that needs no body would leave a connection on which one may drip for ever."""
+    monkeypatch.setattr("internvl.serving.listen.HEAD_SECONDS", 0.5)
+    with listening() as server:
+        begun = time.monotonic()
+        head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        answer = talk(server.port, head, *[b"x"] * 6, pause=0.2)
+        assert answer.startswith(b"HTTP/1.1 200 ") or not answer, "whoever writes on is cut off"
+        assert time.monotonic() - begun < 10
+        until(lambda: not server.server.server_state.connections)
+        two = b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+        last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert talk(server.port, two, b"x", b"x", last, pause=0.1).count(b"HTTP/1.1 200 ") == 2
+
+
 def test_connections_are_bounded():
     with listening(connections=3) as server:
         held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]

@@ -342,6 +342,20 @@ def test_nobody_waits_for_a_body_that_drips(path):
         assert b"\r\nconnection: close\r\n" in answer.lower()
 
 
+@pytest.mark.parametrize("path", [b"/ui/gradio_api/upload", b"/ui/sign-in"])
+def test_who_goes_away_while_sending_is_no_fault_of_the_server(path, caplog):
+    caplog.set_level("INFO", "internvl.serving")
+    with listening(ui=True) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall((HEAD % (path, b"multipart/form-data; boundary=b")).replace(b"100000", b"8000") + PART)
+            until(lambda: server.server.server_state.connections)
+            time.sleep(0.1)
+        until(lambda: any(record.getMessage() == "request" for record in caplog.records))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    [line] = [record.__dict__["values"] for record in caplog.records if record.getMessage() == "request"]
+    assert (line["status"], line["gone"]) == (499, True)
+
+
 def test_who_is_refused_cannot_drip_for_ever(monkeypatch):
     monkeypatch.setattr(bodies, "SWALLOWED_SECONDS", 0.3)
     with listening(ui=True, keys=(KEY,)) as server:

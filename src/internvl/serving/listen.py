@@ -27,7 +27,7 @@ from internvl.serving.running import Running
 from internvl.serving.settings import Settings
 
 HEAD_SECONDS = 15.0
-"""In which the first line and the headers of a request have come."""
+"""In which the first line and the headers of a request have come, and what is left of one that is answered already."""
 IDLE_SECONDS = 75
 """After which a connection on which nothing is asked is closed; proxies close theirs earlier."""
 LINGER_SECONDS = 1.0
@@ -154,10 +154,20 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             if self._is_refused:
                 return
             super().data_received(data)
-            if self.conn.their_state is not h11.IDLE:
+            if self.conn.their_state is not h11.IDLE and not self._is_answered:
                 self._wait_no_more()
             elif self._patience is None:
                 self._wait()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self._is_answered and self._patience is None:
+                self._wait()
+
+        @property
+        def _is_answered(self) -> bool:
+            """Whether a request has its answer, while its body still comes."""
+            return self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
 
         def send_400_response(self, msg: str) -> None:
             cycle: RequestResponseCycle | None = getattr(self, "cycle", None)

@@ -22,11 +22,12 @@ from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import Request, cookie_parser
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internvl.serving.bodies import Bodies, Body, check_length, swallowed
+from internvl.serving.flights import Gone
 from internvl.serving.keys import host_of, key_of, known
 from internvl.serving.page.guesses import Guesses
 from internvl.serving.page.headers import HEADERS, STYLE, Cut, marked_page, of_files, once, whole, with_headers
@@ -106,6 +107,10 @@ class PageGuard:
             except Refusal as refusal:
                 slow = refusal.status == 408
                 answer = Response(refusal.message, refusal.status, refusal.headers(), "text/plain")
+            except (Gone, ClientDisconnect):
+                if "note" in scope.get("state", {}):
+                    raise Gone from None  # the server around writes it down
+                return
         if answer is not None:
             # What is left of a body that is not read would be taken for the next request, or come for ever.
             if not body.is_whole and (slow or not await swallowed(scope, receive, most)):

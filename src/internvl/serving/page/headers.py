@@ -9,8 +9,10 @@ import re
 import secrets
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from internvl.serving.flights import Gone
 from internvl.serving.refusal import Refusal
 
 STYLE = "/page.css"
@@ -82,28 +84,30 @@ class Cut:
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
         self._refusal: Refusal | None = None
-        self._has_begun = False
+        self._is_over = self._has_begun = False
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
-        """Raises Refusal, unless an answer has begun."""
+        """Raises Refusal, or Gone where the client did go away, unless an answer has begun."""
         try:
             await app(scope, self.receive, self.send)
-        except Exception:
-            if self._refusal is None:
+        except Exception as error:
+            if self._refusal is None and not isinstance(error, ClientDisconnect):
                 raise
-        if self._refusal is not None and not self._has_begun:
-            raise self._refusal
+        if self._is_over and not self._has_begun:
+            raise self._refusal or Gone
 
     async def receive(self) -> Message:
-        if self._refusal is None:
+        message: Message = {"type": "http.disconnect"}
+        if not self._is_over:
             try:
-                return await self._receive()
+                message = await self._receive()
             except Refusal as refusal:
                 self._refusal = refusal
-        return {"type": "http.disconnect"}
+        self._is_over = message["type"] == "http.disconnect"
+        return message
 
     async def send(self, message: Message) -> None:
-        if self._refusal is None or self._has_begun:
+        if self._has_begun or not self._is_over:
             self._has_begun = True
             await self._send(message)
 
