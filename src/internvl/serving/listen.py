@@ -154,20 +154,15 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             if self._is_refused:
                 return
             super().data_received(data)
-            if self.conn.their_state is not h11.IDLE and not self._is_answered:
+            if self.conn.their_state is not h11.IDLE and not _is_answered(self.conn):
                 self._wait_no_more()
             elif self._patience is None:
                 self._wait()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if self._is_answered and self._patience is None:
+            if _is_answered(self.conn) and self._patience is None:
                 self._wait()
-
-        @property
-        def _is_answered(self) -> bool:
-            """Whether a request has its answer, while its body still comes."""
-            return self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
 
         def send_400_response(self, msg: str) -> None:
             cycle: RequestResponseCycle | None = getattr(self, "cycle", None)
@@ -182,11 +177,7 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
         def _refuse(self, refusal: Refusal) -> None:
             self._is_refused = True
             self._wait_no_more()
-            body = json.dumps(refusal.body()).encode()
-            lines = [f"HTTP/1.1 {refusal.status} Refused", "Content-Type: application/json",
-                     f"Content-Length: {len(body)}", "Connection: close"]  # fmt: skip
-            lines += [f"{name}: {value}" for name, value in refusal.headers().items()]
-            self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+            self.transport.write(_written(refusal))
             with suppress(NotImplementedError, OSError):
                 self.transport.write_eof()
             self.loop.call_later(LINGER_SECONDS, self.transport.close)
@@ -200,3 +191,17 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
                 self._patience = None
 
     return cast(Any, Protocol)
+
+
+def _is_answered(connection: h11.Connection) -> bool:
+    """Whether a request has its answer, while its body still comes."""
+    return connection.their_state is h11.SEND_BODY and connection.our_state is h11.DONE
+
+
+def _written(refusal: Refusal) -> bytes:
+    """A whole answer, where there is no request to answer."""
+    body = json.dumps(refusal.body()).encode()
+    lines = [f"HTTP/1.1 {refusal.status} Refused", "Content-Type: application/json",
+             f"Content-Length: {len(body)}", "Connection: close"]  # fmt: skip
+    lines += [f"{name}: {value}" for name, value in refusal.headers().items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
