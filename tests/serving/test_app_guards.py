@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from internvl.errors import UsageError
-from internvl.serving import guards
+from internvl.serving import bodies, guards, keys
 from internvl.serving.fields import RequestLimits
 from internvl.serving.settings import read_keys
 from tests.serving.echo import KEY, Echo, listening, served
@@ -83,8 +83,8 @@ def test_any_of_the_keys_opens():
 
 def test_keys_are_compared_in_constant_time(monkeypatch):
     compared = []
-    monkeypatch.setattr(guards.hmac, "compare_digest", lambda a, b: compared.append(b) or a == b)
-    assert guards.is_known(b"a", [b"a", b"b", b"c"])
+    monkeypatch.setattr(keys.hmac, "compare_digest", lambda a, b: compared.append(b) or a == b)
+    assert keys.known(b"a", [b"a", b"b", b"c"]) == b"a"
     assert compared == [b"a", b"b", b"c"]
 
 
@@ -225,7 +225,7 @@ def test_whoever_sends_too_much_reads_why():
 
 
 def test_bodies_together_are_bounded(monkeypatch):
-    monkeypatch.setattr(guards, "HELD", 1)
+    monkeypatch.setattr(bodies, "HELD", 1)
     backend = Echo(pause=0.02)
     with listening(backend, limits=SMALL) as server, server.client() as client:
         large = chat(model="echo", messages=[{"role": "user", "content": "x" * 7_000}])
@@ -293,6 +293,21 @@ def test_nobody_waits_for_a_body_that_does_not_come():
         begun = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         answer = talk(server.port, begun + b"Content-Length: 50\r\n\r\n{")
         assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_nobody_waits_for_the_rest_of_a_request_that_is_answered(monkeypatch):
+    """An answer that needs no body would leave a connection on which one may drip for ever."""
+    monkeypatch.setattr("internvl.serving.listen.HEAD_SECONDS", 0.5)
+    with listening() as server:
+        begun = time.monotonic()
+        head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        answer = talk(server.port, head, *[b"x"] * 6, pause=0.2)
+        assert answer.startswith(b"HTTP/1.1 200 ") or not answer, "whoever writes on is cut off"
+        assert time.monotonic() - begun < 10
+        until(lambda: not server.server.server_state.connections)
+        two = b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+        last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert talk(server.port, two, b"x", b"x", last, pause=0.1).count(b"HTTP/1.1 200 ") == 2
 
 
 def test_connections_are_bounded():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
 import io
 import json
 import re
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,10 +25,14 @@ if importlib.util.find_spec("gradio") is None:
 import gradio.routes
 from starlette.testclient import TestClient
 
+from internvl.errors import UsageError
+from internvl.serving import bodies
+from internvl.serving.page import guesses
 from internvl.serving.page.app import Gate, Setup, in_a_loop, page_app
 from internvl.serving.page.ask import Endpoint
-from internvl.serving.page.guard import COOKIE, ROUTES, SMALL_BODY, TRIES, PageGuard, is_used
-from tests.serving.echo import KEY, served
+from internvl.serving.page.guard import COOKIE, ROUTES, SMALL_BODY, PageGuard, is_used
+from tests.serving.echo import KEY, listening, served
+from tests.serving.test_app_guards import talk, until
 
 OTHER = "sk-fedcba9876543210"
 
@@ -176,11 +184,55 @@ def test_cookies_are_made_by_this_process_and_end(monkeypatch):
         assert guard._owner(wrong) is None
 
 
-def test_who_guesses_must_wait():
+def test_who_guesses_must_wait_and_who_has_the_key_never(monkeypatch):
+    monkeypatch.setattr(guesses, "FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(guesses, "LONGEST_SECONDS", 0.2)
     with alone(keys=(KEY,)) as client:
-        statuses = [client.post("/sign-in", data={"key": f"wrong-{n}"}).status_code for n in range(TRIES + 1)]
-        assert statuses == [401] * TRIES + [429]
-        assert client.post("/sign-in", data={"key": KEY}).status_code == 429
+
+        def seconds(key: str, status: int) -> float:
+            begun = time.monotonic()
+            assert client.post("/sign-in", data={"key": key}).status_code == status
+            return time.monotonic() - begun
+
+        for number in range(guesses.FREE):
+            seconds(f"wrong-{number}", 401)
+        for least in (0.05, 0.1, 0.2, 0.2):
+            assert seconds("wrong", 401) >= least
+        assert seconds(KEY, 303) < 0.2
+
+
+def test_few_answers_wait_at_a_time_and_the_key_goes_past_them(monkeypatch):
+    monkeypatch.setattr(guesses, "FREE", 0)
+    monkeypatch.setattr(guesses, "FIRST_SECONDS", 1.5)
+    with ThreadPoolExecutor(guesses.WAITING) as pool, alone(keys=(KEY,)) as client:
+        waiting = [pool.submit(client.post, "/sign-in", data={"key": "wrong"}) for _ in range(guesses.WAITING)]
+        guard = client.app
+        until(lambda: guard._guesses._waiting == guesses.WAITING)
+        one_more = client.post("/sign-in", data={"key": "wrong"})
+        assert (one_more.status_code, one_more.headers["retry-after"]) == (429, "4")
+        assert client.post("/sign-in", data={"key": KEY}).status_code == 303
+        assert not any(one.done() for one in waiting)
+        assert {one.result().status_code for one in waiting} == {401}
+
+
+def test_a_key_that_can_be_guessed_is_none():
+    with pytest.raises(UsageError, match="shorter"):
+        Gate(keys=("letmein",))
+
+
+def test_addresses_that_guess_are_remembered_in_bounded_memory(monkeypatch):
+    monkeypatch.setattr(guesses, "ADDRESSES", 10)
+    tried = guesses.Guesses()
+
+    async def try_all() -> None:
+        for number in range(30):
+            assert await tried.wrong(f"10.0.0.{number}") is None
+        for number in range(guesses.FREE):
+            assert await tried.wrong(f"2001:db8::{number}") is None
+
+    asyncio.run(try_all())
+    assert len(tried._tried) == 10
+    assert tried._tried["2001:db8::"].wrong == guesses.FREE
 
 
 @pytest.mark.parametrize(("language", "word"), [("en", "API key"), ("zh-CN", "API 密钥")])
@@ -212,6 +264,7 @@ def test_uploads_and_events_are_bounded(signed):
     over = {"files": ("a.png", b"x" * 150_000)}
     assert signed.post("/gradio_api/upload", files=over).status_code == 413
     assert signed.post("/gradio_api/queue/join", content=b" " * (SMALL_BODY + 1)).status_code == 413
+    assert signed.post("/sign-in", data={"key": "x" * 10_000}).status_code == 413
     fine = signed.post("/gradio_api/upload", files={"files": ("a.png", b"x" * 10_000)})
     assert fine.status_code == 200
     assert len(fine.json()) == 1
@@ -235,13 +288,127 @@ def test_a_full_folder_takes_no_more(monkeypatch):
     assert (first.status_code, second.status_code) == (200, 507)
 
 
-def test_a_body_without_a_length_is_bounded_too(signed):
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/cancel", "/sign-in"])
+def test_a_body_without_a_length_is_bounded_too(signed, path):
     def endless():
+        yield b"--b\r\nContent-Disposition: form-data; name=files; filename=a.png\r\n\r\n"
         for _ in range(40):
             yield b"x" * 65_536
 
-    answer = signed.post("/gradio_api/queue/join", content=endless())
-    assert answer.status_code == 400
+    headers = {"content-type": "multipart/form-data; boundary=b" if path.endswith("upload") else "application/json"}
+    answer = signed.post(path, content=endless(), headers=headers)
+    assert answer.status_code == 413
+    assert "the limit" in answer.text
+    assert answer.headers["content-security-policy"]
+
+
+def test_bodies_together_are_bounded(monkeypatch):
+    """Two halves of what may be held come at once: the second that goes over it is asked to come again."""
+    monkeypatch.setattr(bodies, "HELD", 1)
+    guard = page_app(Setup(endpoint=lambda scope: Endpoint("http://127.0.0.1:9/v1"), gate=Gate(upload=100_000)))
+    assert isinstance(guard, PageGuard)
+    with TestClient(guard, base_url="http://localhost") as client:
+        guard._bodies.held = held = guard._bodies.most - 50_000
+        refused = client.post("/gradio_api/upload", files={"files": ("a.png", b"x" * 60_000)})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+        assert guard._bodies.held == held
+        guard._bodies.held = 0
+        assert client.post("/gradio_api/upload", files={"files": ("a.png", b"x" * 60_000)}).status_code == 200
+        assert guard._bodies.held == 0
+
+
+SLOW = 0.5
+HEAD = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: 100000\r\n\r\n"
+PART = b"--b\r\nContent-Disposition: form-data; name=files; filename=a.png\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", [b"/ui/gradio_api/upload", b"/ui/gradio_api/queue/join", b"/ui/gradio_api/cancel"])
+def test_nobody_waits_for_a_body_that_drips(path):
+    with (
+        listening(ui=True, body_seconds=SLOW) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection,
+    ):
+        begun = time.monotonic()
+        kind = b"multipart/form-data; boundary=b" if path.endswith(b"upload") else b"application/json"
+        connection.sendall(HEAD % (path, kind) + PART)
+        answer = b""
+        connection.settimeout(0.05)
+        while not answer and time.monotonic() < begun + 10:
+            connection.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                answer = connection.recv(65_536)
+        assert SLOW <= time.monotonic() - begun < 2.0
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+@pytest.mark.parametrize("path", [b"/ui/gradio_api/upload", b"/ui/sign-in"])
+def test_who_goes_away_while_sending_is_no_fault_of_the_server(path, caplog):
+    caplog.set_level("INFO", "internvl.serving")
+    with listening(ui=True) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall((HEAD % (path, b"multipart/form-data; boundary=b")).replace(b"100000", b"8000") + PART)
+            until(lambda: server.server.server_state.connections)
+            time.sleep(0.1)
+        until(lambda: any(record.getMessage() == "request" for record in caplog.records))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    [line] = [record.__dict__["values"] for record in caplog.records if record.getMessage() == "request"]
+    assert (line["status"], line["gone"]) == (499, True)
+
+
+def test_who_is_refused_cannot_drip_for_ever(monkeypatch):
+    monkeypatch.setattr(bodies, "SWALLOWED_SECONDS", 0.3)
+    with listening(ui=True, keys=(KEY,)) as server:
+        answer = talk(server.port, HEAD % (b"/ui/gradio_api/upload", b"text/plain") + b"x")
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+def test_what_lasts_is_not_cut_after_its_body_has_come():
+    with (
+        listening(ui=True, body_seconds=0.2) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection,
+    ):
+        connection.sendall(b"GET /ui/gradio_api/heartbeat/abc HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        end = time.monotonic() + 0.8
+        while (left := end - time.monotonic()) > 0:
+            connection.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                assert connection.recv(65_536)
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/upload"])
+def test_whoever_waits_for_the_end_of_a_connection_is_given_no_deadline(path):
+    sent, seen, left = [], [], []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(2):
+            seen.append((await receive())["type"])
+        await send({"type": "http.response.body", "body": b"the end"})
+
+    async def ask() -> None:
+        messages = [{"type": "http.request", "body": b'{"data": []}', "more_body": False}]
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            await asyncio.sleep(0.3)
+            left.append(True)
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+
+        method = "GET" if path.endswith("data") else "POST"
+        scope = {"type": "http", "method": method, "path": path, "headers": [(b"host", b"localhost")]}
+        await PageGuard(app, Gate(body_seconds=0.1))(scope, receive, send)
+
+    asyncio.run(ask())
+    assert seen == ["http.request", "http.disconnect"]
+    assert left, "it was told so by the client, and by no deadline"
+    assert [one.get("status", one.get("body")) for one in sent] == [200, b"the end"]
 
 
 def test_only_what_came_in_is_served(signed, tmp_path):

@@ -1,41 +1,34 @@
 """What stands before every route: who asks, of which host, and how much comes with it. Plain ASGI, no copies.
 
 request --Watch--> an id, a line in the log, counters, headers; a fault is an answer of 500
-           '--Guard--> Host, key, bytes of the body
+           '--Guard--> Host, key, bytes and time of the body
                  '--routes
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import hashlib
-import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import perf_counter
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from internvl.serving.bodies import Bodies, check_length, swallowed
 from internvl.serving.flights import Gone
+from internvl.serving.keys import digest, host_of, key_of, known
 from internvl.serving.logs import Note, tell, tell_fault
 from internvl.serving.metrics import Metrics
-from internvl.serving.refusal import Refusal, no_key, queue_full, refusal_of
+from internvl.serving.refusal import Refusal, no_key, refusal_of
 from internvl.serving.replies import new_id
 from internvl.serving.settings import Settings
 
 OPEN = ("/health",)
 """Paths that anybody may ask."""
 PAGE = "/ui"
-SWALLOWED_SECONDS = 2.0
-"""For which the body of a refused request is still read, and thrown away: who is cut off while it sends never reads
-what it is refused with."""
 GONE = 499
 """What the log says of a client that went away; no answer has this status."""
-HELD = 16
-"""Bodies of the largest size that may be in memory at a time."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -127,9 +120,7 @@ class Guard:
         self._closed = closed
         self._keys = [key.encode() for key in settings.keys]
         self._names = settings.names
-        self._most = settings.limits.body
-        self._held = 0
-        """Bytes of bodies in memory now, of all requests."""
+        self._bodies = Bodies(most=settings.limits.body, seconds=settings.body_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or (self._has_page and (is_page(scope["path"]) or scope["path"] == "/")):
@@ -143,57 +134,29 @@ class Guard:
         except Refusal as refusal:
             await self._turn_away(refusal, scope, receive, send)
             return
-        own = 0
-
-        async def counted() -> Message:
-            nonlocal own
-            message = await receive()
-            if message["type"] == "http.request":
-                own += len(message.get("body", b""))
-                self._held += len(message.get("body", b""))
-                if own > self._most:
-                    raise too_large(self._most)
-                if self._held > HELD * self._most:
-                    raise queue_full(5)
-            return message
-
-        try:
-            await self._app(scope, counted, send)
-        finally:
-            self._held -= own
+        with self._bodies.taken(receive) as body:
+            await self._app(scope, body.receive, send)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if self._names is not None and _host(headers.get("host", "")) not in self._names:
+        if self._names is not None and host_of(headers.get("host", "")) not in self._names:
             raise Refusal("this server is not called that; ask it as localhost, or start it with --server-name NAME",
                           status=421, code="unknown_host")  # fmt: skip
         if self._keys and scope["path"] not in OPEN:
             key = key_of(headers.get("authorization", ""))
-            if key is None or not is_known(key, self._keys):
+            if key is None or known(key, self._keys) is None:
                 raise no_key()
             note_of(scope).client = digest(key)
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length[:20]) > self._most:
-            raise too_large(self._most)
+        check_length(headers, self._bodies.most)
         if scope["method"] == "POST" and (closed := self._closed()) is not None:
             raise closed
 
     async def _turn_away(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         note_of(scope).code = refusal.code
-        if "expect" not in Headers(scope=scope):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(_swallow(receive, self._most), SWALLOWED_SECONDS)
+        await swallowed(scope, receive, self._bodies.most)
         response = refused(refusal)
         response.headers["Connection"] = "close"
         await response(scope, receive, send)
-
-
-async def _swallow(receive: Receive, most: int) -> None:
-    while most > 0:
-        message = await receive()
-        most -= len(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return
 
 
 def head_of(scope: Scope) -> int:
@@ -205,42 +168,3 @@ def head_of(scope: Scope) -> int:
 def headers_too_large(most: int) -> Refusal:
     return Refusal(f"the headers have more than {most} bytes, the limit; send fewer", status=431,
                    code="headers_too_large")  # fmt: skip
-
-
-def too_large(most: int) -> Refusal:
-    return Refusal(f"the request has more than {most} bytes, the limit; send less, or smaller pictures", status=413,
-                   code="body_too_large")  # fmt: skip
-
-
-def _host(header: str) -> str:
-    """The name in a Host header, without its port.
-
-    >>> _host("[::1]:8000"), _host("Localhost:8000")
-    ('::1', 'localhost')
-    """
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower().rstrip(".")
-
-
-def key_of(header: str) -> bytes | None:
-    """The key of an Authorization header.
-
-    >>> key_of("Bearer sk-1234")
-    b'sk-1234'
-    """
-    scheme, _, value = header.partition(" ")
-    return value.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" and value.strip() else None
-
-
-def is_known(key: bytes, keys: Sequence[bytes]) -> bool:
-    """Whether a key is one of these. All are compared, each in constant time."""
-    found = False
-    for known in keys:
-        found |= hmac.compare_digest(key, known)
-    return found
-
-
-def digest(key: bytes) -> str:
-    """What logs call the owner of a key."""
-    return hashlib.sha256(key).hexdigest()[:12]

@@ -27,7 +27,7 @@ from internvl.serving.running import Running
 from internvl.serving.settings import Settings
 
 HEAD_SECONDS = 15.0
-"""In which the first line and the headers of a request have come."""
+"""In which the first line and the headers of a request have come, and what is left of one that is answered already."""
 IDLE_SECONDS = 75
 """After which a connection on which nothing is asked is closed; proxies close theirs earlier."""
 LINGER_SECONDS = 1.0
@@ -154,9 +154,14 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             if self._is_refused:
                 return
             super().data_received(data)
-            if self.conn.their_state is not h11.IDLE:
+            if self.conn.their_state is not h11.IDLE and not _is_answered(self.conn):
                 self._wait_no_more()
             elif self._patience is None:
+                self._wait()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if _is_answered(self.conn) and self._patience is None:
                 self._wait()
 
         def send_400_response(self, msg: str) -> None:
@@ -172,11 +177,7 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
         def _refuse(self, refusal: Refusal) -> None:
             self._is_refused = True
             self._wait_no_more()
-            body = json.dumps(refusal.body()).encode()
-            lines = [f"HTTP/1.1 {refusal.status} Refused", "Content-Type: application/json",
-                     f"Content-Length: {len(body)}", "Connection: close"]  # fmt: skip
-            lines += [f"{name}: {value}" for name, value in refusal.headers().items()]
-            self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+            self.transport.write(_written(refusal))
             with suppress(NotImplementedError, OSError):
                 self.transport.write_eof()
             self.loop.call_later(LINGER_SECONDS, self.transport.close)
@@ -190,3 +191,17 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
                 self._patience = None
 
     return cast(Any, Protocol)
+
+
+def _is_answered(connection: h11.Connection) -> bool:
+    """Whether a request has its answer, while its body still comes."""
+    return connection.their_state is h11.SEND_BODY and connection.our_state is h11.DONE
+
+
+def _written(refusal: Refusal) -> bytes:
+    """A whole answer, where there is no request to answer."""
+    body = json.dumps(refusal.body()).encode()
+    lines = [f"HTTP/1.1 {refusal.status} Refused", "Content-Type: application/json",
+             f"Content-Length: {len(body)}", "Connection: close"]  # fmt: skip
+    lines += [f"{name}: {value}" for name, value in refusal.headers().items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body

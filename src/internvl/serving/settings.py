@@ -20,6 +20,8 @@ from internvl.serving.readers import SERVICE
 
 OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 KEYS_VARIABLE = "INTERNVL_API_KEYS"
+BODY_SECONDS = 60.0
+"""In which a request has arrived whole."""
 SHORTEST_KEY = 16
 """Letters: what can be guessed is no key."""
 MOST_KEYS = 10_000
@@ -91,7 +93,7 @@ class Settings:
     """Of the first line and the headers of a request."""
     connections: int = 1024
     """Open at a time."""
-    body_seconds: float = 60.0
+    body_seconds: float = BODY_SECONDS
     """In which a request has arrived whole."""
     request_seconds: float = 600.0
     """In which it is answered."""

@@ -71,7 +71,10 @@ def mount(app: FastAPI, settings: Settings) -> None:
     Raises MissingExtra without Gradio.
     """
     sent = replace(settings.media_limits, local=False, remote=False, root=None)
-    gate = Gate(keys=settings.keys, names=settings.names, upload=min(settings.limits.body, sent.bytes))
+    gate = Gate(
+        keys=settings.keys, names=settings.names, upload=min(settings.limits.body, sent.bytes),
+        body_seconds=settings.body_seconds,
+    )  # fmt: skip
     setup = Setup(endpoint=own_endpoint, gate=gate, sent=sent, votes=settings.votes)
     inner, has_room = _gradio(setup, PLACE)
     outside = app.router.lifespan_context

@@ -9,14 +9,12 @@ a cookie that scripts cannot read and other sites cannot send.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
 import re
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +22,18 @@ from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import Request, cookie_parser
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from internvl.serving.page.headers import HEADERS, STYLE, bounded, marked_page, of_files, once, whole, with_headers
+from internvl.serving.bodies import Bodies, Body, check_length, swallowed
+from internvl.serving.flights import Gone
+from internvl.serving.keys import host_of, key_of, known
+from internvl.serving.page.guesses import Guesses
+from internvl.serving.page.headers import HEADERS, STYLE, Cut, marked_page, of_files, once, whole, with_headers
 from internvl.serving.page.words import Language, language_of, say
-from internvl.serving.settings import OWN_NAMES
+from internvl.serving.refusal import Refusal
+from internvl.serving.settings import BODY_SECONDS, OWN_NAMES, check_keys
 
 ROUTES: tuple[tuple[str, str], ...] = (
     ("GET HEAD", r"/"),
@@ -47,12 +50,11 @@ ROUTES: tuple[tuple[str, str], ...] = (
 )
 """Methods and paths of the page's library that the page uses."""
 SIGNING = ("/sign-in", "/sign-out")
+UPLOAD = "/gradio_api/upload"
 COOKIE = "internvl_page"
 COOKIE_SECONDS = 12 * 3600
-SMALL_BODY = 2**20
-"""Bytes of whatever is not an upload."""
-TRIES, TRY_SECONDS = 10, 60.0
-"""Wrong keys from one address, and in which time."""
+SMALL_BODY, SIGN_BODY = 2**20, 8192
+"""Bytes of whatever is not an upload, and of who signs in."""
 PERSON = "internvl.person"
 """Where the scope says whose key it was."""
 FILES = Path(__file__).parent / "files"
@@ -69,6 +71,11 @@ class Gate:
     anything."""
     upload: int = 64 * 2**20
     """Bytes of one upload."""
+    body_seconds: float = BODY_SECONDS
+    """In which a request has arrived whole."""
+
+    def __post_init__(self) -> None:
+        check_keys(self.keys)  # nothing else keeps guesses away
 
 
 class PageGuard:
@@ -82,7 +89,9 @@ class PageGuard:
         self._secret = secrets.token_bytes(32)
         self._ended: dict[str, float] = {}
         """Cookies that were signed out, until they would end by themselves."""
-        self._wrong: dict[str, deque[float]] = {}
+        self._keys = [key.encode() for key in gate.keys]
+        self._guesses = Guesses()
+        self._bodies = Bodies(most=gate.upload + SMALL_BODY, seconds=gate.body_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -90,22 +99,43 @@ class PageGuard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         path = scope["path"].removeprefix(self._prefix) or "/"
-        answer = await self._check(scope, path, receive)
-        if isinstance(answer, Response):
-            return await answer(scope, receive, with_headers(send, HEADERS))
-        scope[PERSON] = answer
-        most = self._gate.upload + SMALL_BODY if path == "/gradio_api/upload" else SMALL_BODY
-        sending = of_files(send) if "/file=" in path else with_headers(send, HEADERS)
-        if path == "/":
-            return await marked_page(self._app, scope, receive, send)
-        if path == "/gradio_api/queue/join":
-            body = await whole(bounded(receive, most))
-            if not is_plain(body):
-                return await _plain("this is no event of the page", 400)(scope, receive, sending)
-            return await self._app(scope, once(body, receive), sending)
-        return await self._app(scope, bounded(receive, most), sending)
+        most = self._bodies.most if path == UPLOAD else SIGN_BODY if path in SIGNING else SMALL_BODY
+        slow = False
+        with self._bodies.taken(receive, most) as body:
+            try:
+                answer = await self._answer(scope, path, body, send)
+            except Refusal as refusal:
+                slow = refusal.status == 408
+                answer = Response(refusal.message, refusal.status, refusal.headers(), "text/plain")
+            except (Gone, ClientDisconnect):
+                if "note" in scope.get("state", {}):
+                    raise Gone from None  # the server around writes it down
+                return
+        if answer is not None:
+            # What is left of a body that is not read would be taken for the next request, or come for ever.
+            if not body.is_whole and (slow or not await swallowed(scope, receive, most)):
+                answer.headers["Connection"] = "close"
+            await answer(scope, receive, with_headers(send, HEADERS))
 
-    async def _check(self, scope: Scope, path: str, receive: Receive) -> Response | str:
+    async def _answer(self, scope: Scope, path: str, body: Body, send: Send) -> Response | None:
+        """What is answered here, or nothing where the page has answered. Raises Refusal, of the body."""
+        answer = await self._check(scope, path, body)
+        if isinstance(answer, Response):
+            return answer
+        scope[PERSON] = answer
+        receive, sending = body.receive, of_files(send) if "/file=" in path else with_headers(send, HEADERS)
+        if path == "/":
+            await marked_page(self._app, scope, receive, send)
+            return None
+        if path == "/gradio_api/queue/join":
+            event = await whole(receive)
+            if not is_plain(event):
+                return _plain("this is no event of the page", 400)
+            receive = once(event, receive)
+        await Cut(receive, sending).run(self._app, scope)
+        return None
+
+    async def _check(self, scope: Scope, path: str, body: Body) -> Response | str:
         """What a request is refused with, or whose it is."""
         headers = Headers(scope=scope)
         names = self._gate.names
@@ -113,19 +143,16 @@ class PageGuard:
             return _plain("this page is not called that; open it as localhost", 421)
         if scope["method"] == "POST" and not is_own(headers):
             return _plain("this came from a page of another site", 403)
-        length = headers.get("content-length", "")
-        upload = path == "/gradio_api/upload"
-        if length.isdigit() and int(length[:20]) > (self._gate.upload if upload else 0) + SMALL_BODY:
-            return _plain("this is larger than the page takes", 413)
+        check_length(headers, body.most)
         if path in SIGNING:
-            return await self._sign(scope, path, receive)
+            return await self._sign(scope, path, body)
         if path == STYLE and scope["method"] == "GET":
             return Response("\n".join(map(_read, ("talk.css", "page.css"))), media_type="text/css")
         if not is_used(scope["method"], path):
             return _plain("there is no such path", 404)
         person = self.person(headers)
         if person is not None:
-            return person if not upload or self._has_room() else _plain("there is no room for more files now", 507)
+            return person if path != UPLOAD or self._has_room() else _plain("there is no room for more files now", 507)
         if path == "/" and scope["method"] == "GET":
             return self._form(language_of(headers.get("accept-language", "")))
         return _plain("sign in first", 401)
@@ -136,18 +163,10 @@ class PageGuard:
         """The key of whoever asks: "" where none is needed, None where it is missing."""
         if not self._gate.keys:
             return ""
-        given = _key_of(headers.get("authorization", ""))
-        if given and (known := self._known(given)):
-            return known
+        key = key_of(headers.get("authorization", ""), basic=True)
+        if key and (found := known(key, self._keys)):
+            return found.decode()
         return self._owner(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
-
-    def _known(self, given: str) -> str | None:
-        """The key that this is. All are compared, each in constant time."""
-        found = None
-        for key in self._gate.keys:
-            if hmac.compare_digest(given.encode("utf-8", "surrogatepass"), key.encode()):
-                found = key
-        return found
 
     def cookie(self, key: str, now: float | None = None) -> str:
         """What a browser keeps: when it ends, and a signature that only this process makes."""
@@ -170,8 +189,8 @@ class PageGuard:
                 found = key
         return found
 
-    async def _sign(self, scope: Scope, path: str, receive: Receive) -> Response:
-        request = Request(scope, bounded(receive, 8192))
+    async def _sign(self, scope: Scope, path: str, body: Body) -> Response:
+        request = Request(scope, body.receive)
         language = language_of(request.headers.get("accept-language", ""))
         home = self._prefix + "/"
         if request.method != "POST":
@@ -181,17 +200,14 @@ class PageGuard:
             response = RedirectResponse(home, 303)
             response.delete_cookie(COOKIE, path=self._prefix or "/")
             return response
-        client = scope["client"][0] if scope.get("client") else ""
-        if self._is_guessing(client):
-            return self._form(language, "wait", 429)
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("key", [""])[0].strip()
-        key = self._known(given)
+        key = known(given.encode(), self._keys)
         if key is None:
-            self._wrong.setdefault(client, deque(maxlen=TRIES)).append(time.monotonic())
-            return self._form(language, "wrong_key", 401)
+            seconds = await self._guesses.wrong(scope["client"][0] if scope.get("client") else "")
+            return self._form(language, "wrong_key") if seconds is None else self._wait(language, seconds)
         response = RedirectResponse(home, 303)
         response.set_cookie(
-            COOKIE, self.cookie(key), max_age=COOKIE_SECONDS, path=self._prefix or "/", httponly=True,
+            COOKIE, self.cookie(key.decode()), max_age=COOKIE_SECONDS, path=self._prefix or "/", httponly=True,
             samesite="strict", secure=scope["scheme"] == "https",
         )  # fmt: skip
         return response
@@ -202,12 +218,10 @@ class PageGuard:
         if self._owner(cookie) is not None:
             self._ended[cookie] = now + COOKIE_SECONDS
 
-    def _is_guessing(self, client: str) -> bool:
-        now = time.monotonic()
-        for one in [one for one, times in self._wrong.items() if times[-1] < now - TRY_SECONDS]:
-            del self._wrong[one]
-        times = self._wrong.get(client)
-        return times is not None and len(times) >= TRIES and times[0] > now - TRY_SECONDS
+    def _wait(self, language: Language, seconds: int) -> Response:
+        response = self._form(language, "wait", 429)
+        response.headers["Retry-After"] = str(seconds)
+        return response
 
     def _form(self, language: Language, wrong: str = "", status: int = 401) -> Response:
         return sign_in_form(language, f"{self._prefix}/sign-in", wrong, status)
@@ -262,29 +276,6 @@ def is_own(headers: Headers) -> bool:
         return False
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc == headers.get("host", "")
-
-
-def host_of(header: str) -> str:
-    """The name in a Host header, without its port.
-
-    >>> host_of("[::1]:8000"), host_of("Localhost:8000")
-    ('::1', 'localhost')
-    """
-    name = header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
-    return name.lower().rstrip(".")
-
-
-def _key_of(header: str) -> str:
-    """The key of an Authorization header: Bearer KEY, or Basic with the key as the password."""
-    scheme, _, value = header.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value.strip(), validate=True).decode("utf-8", "replace").partition(":")[2]
-        except ValueError:
-            return ""
-    return ""
 
 
 def _read(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Headers of the page, and the bodies of its requests: what a browser may do with it, and how much is read. Plain ASGI.
+"""Headers of the page, and the bodies of its requests: what a browser may do with it, and what is read. Plain ASGI.
 
 Nothing of the page comes from elsewhere, and nothing goes there. Its own scripts carry a number that is used once.
 """
@@ -9,7 +9,11 @@ import re
 import secrets
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from internvl.serving.flights import Gone
+from internvl.serving.refusal import Refusal
 
 STYLE = "/page.css"
 ICON = (
@@ -73,17 +77,39 @@ def with_headers(send: Send, more: dict[str, str]) -> Send:
     return sending
 
 
-def bounded(receive: Receive, most: int) -> Receive:
-    """A body of at most so many bytes; what is more is taken for a client that went away."""
-    read = 0
+class Cut:
+    """What stands between an application and a request that may be refused while its body comes. The application is
+    told that the client went away, and what it answers to that is not sent."""
 
-    async def receiving() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if read > most else message
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._refusal: Refusal | None = None
+        self._is_over = self._has_begun = False
 
-    return receiving
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Raises Refusal, or Gone where the client did go away, unless an answer has begun."""
+        try:
+            await app(scope, self.receive, self.send)
+        except Exception as error:
+            if self._refusal is None and not isinstance(error, ClientDisconnect):
+                raise
+        if self._is_over and not self._has_begun:
+            raise self._refusal or Gone
+
+    async def receive(self) -> Message:
+        message: Message = {"type": "http.disconnect"}
+        if not self._is_over:
+            try:
+                message = await self._receive()
+            except Refusal as refusal:
+                self._refusal = refusal
+        self._is_over = message["type"] == "http.disconnect"
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._has_begun or not self._is_over:
+            self._has_begun = True
+            await self._send(message)
 
 
 async def whole(receive: Receive) -> bytes:
