@@ -29,7 +29,7 @@ def _address(value: str) -> str:
     """A data: address, or that of a host or file. Nothing is opened here."""
     if is_data(value):
         if "," not in value[:512]:
-            raise refuse("a data: address has a comma between its kind and its data")
+            raise refuse("this data: address has no comma between its kind and its data; send data:…;base64,…")
         return value
     if len(value) > LONGEST_ADDRESS:
         raise refuse(f"the address has {len(value)} letters, at most {LONGEST_ADDRESS} are read; send a data: address")
@@ -194,7 +194,7 @@ def check_order(messages: list[Any]) -> None:
     open_calls: dict[str, str] = {}
     for place, message in enumerate(messages):
         if isinstance(message, SystemMessage) and begun:
-            raise refuse(f"message {place + 1} is a {message.role} message; these stand before all others",
+            raise refuse(f"this is a {message.role} message, and these stand before all others; move it there",
                          at=f"messages[{place}].role")  # fmt: skip
         begun = begun or not isinstance(message, SystemMessage)
         if isinstance(message, AssistantMessage):

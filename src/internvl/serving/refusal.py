@@ -73,15 +73,15 @@ class Refusal(InternVLError):
                        retry_after=self.retry_after)  # fmt: skip
 
     def renamed(self, names: Mapping[str, str]) -> Refusal:
-        """The same of a field that has another name on the route that was asked. Places inside it are left out: what a
-        request is made into has others.
+        """The same of a field that has another name on the route that was asked. Places inside it are left out, unless
+        names has just this place: what a request is made into has others.
 
         >>> refusal = Refusal("messages[1].role: no", param="messages[1].role").renamed({"messages": "input"})
         >>> refusal.message, refusal.param
         ('input: no', 'input')
         """
         param = self.param or ""
-        own = names.get(re.split(r"[.\[]", param)[0])
+        own = names.get(param, names.get(re.split(r"[.\[]", param)[0]))
         if own is None:
             return self
         message = own + self.message[len(param) :] if self.message.startswith(param) else self.message
@@ -164,10 +164,10 @@ def refusal_of(error: BaseException) -> Refusal:
     message = " ".join(str(error).split())
     if isinstance(error, ContextOverflow):
         return Refusal(message, param="messages", code="context_length_exceeded")
+    if isinstance(error, MediaUnreadable):
+        return Refusal(message, status=422, param=error.place or "messages", code="media_unreadable")
     if isinstance(error, MediaError):
-        unreadable = isinstance(error, MediaUnreadable)
-        return Refusal(message, status=422 if unreadable else 400, param="messages",
-                       code="media_unreadable" if unreadable else "media_refused")  # fmt: skip
+        return Refusal(message, param=error.place or "messages", code="media_refused")
     if isinstance(error, PromptError):
         return Refusal(message, param="messages", code="invalid_prompt")
     return Refusal(message, code="invalid_value") if isinstance(error, UsageError) else internal()

@@ -92,7 +92,7 @@ async def embeddings(request: Request) -> Response:
 async def _embedded(request: Request, running: Running, asked: EmbeddingRequest, model: str) -> Response:
     texts = [(place, one) for place, one in enumerate(asked.inputs) if isinstance(one, str)]
     images = [(place, one) for place, one in enumerate(asked.inputs) if not isinstance(one, str)]
-    shown = [Reference("image", one.image_url.url) for _, one in images]
+    shown = [Reference("image", one.image_url.url, place=f"input[{place}].image_url.url") for place, one in images]
     vectors, tokens = await running.flights.fly(
         request.receive, running.backend.embed([text for _, text in texts], shown)
     )

@@ -34,7 +34,7 @@ from internvl.inference.engine import Engine, EngineConfig, Event, Failed, Queue
 from internvl.serving.backend import Facts
 from internvl.serving.inbox import INBOX, Inbox, Prepared, listen
 from internvl.serving.refusal import queue_full, refusal_of
-from internvl.serving.saying import Saying, Speech
+from internvl.serving.saying import Saying, Speech, of_form
 from internvl.serving.vectors import Embedding
 from internvl.serving.wire import (
     Ask,
@@ -236,6 +236,8 @@ class Worker:
 
     def _told(self, asked: Asked, event: Event) -> list[Piece | Done | Refused]:
         if isinstance(event, Failed):
+            if isinstance(event.error, UsageError) and asked.ask.constraint is not None:
+                raise of_form(event.error, asked.ask.constraint_at)
             raise event.error
         if not isinstance(event, Spoke):
             return [*self._over(asked, event.answer, event.finish, event.reused)]
