@@ -48,7 +48,7 @@ class Error(Described):
 
 
 REFUSED: Mapping[int, str] = {
-    400: "A field is unknown, wrong, over a limit or not honoured; `param` names it.",
+    400: "A field is unknown, wrong, over a limit or not honoured; `param` names it. Or this is no proper HTTP.",
     401: "No key came with the request, or a wrong one.",
     404: "No such model, or no such path.",
     405: "The path is not asked in this way.",
@@ -58,11 +58,13 @@ REFUSED: Mapping[int, str] = {
     421: "The server is not called that.",
     422: "A picture, video or document is damaged.",
     429: "The server is busy; come again after Retry-After seconds.",
+    431: "The first line and the headers are too long.",
     500: "A fault of the server.",
-    503: "The model is not ready; come again after Retry-After seconds.",
+    503: "The model is not ready, or too many are connected; come again after Retry-After seconds.",
     504: "The answer took too long.",
 }
-ALWAYS = (401, 405, 421, 500)
+ALWAYS = (400, 401, 405, 413, 421, 431, 500, 503)
+"""What is answered before it is known which route is asked, too."""
 
 
 # ---- chat and completions --------------------------------------------------------------------------------------------
@@ -295,7 +297,7 @@ def told(
     request: type[Fields] | None, answer: type[BaseModel], *, stream: Kind | None = None, errors: tuple[int, ...] = ()
 ) -> dict[str, Any]:
     """What a route's decorator takes: how it is asked and answered."""
-    of_requests = (400, 404, 408, 413, 415, 422, 429, 503, 504) if request else ()
+    of_requests = (404, 408, 415, 422, 429, 504) if request else ()
     statuses = sorted({*ALWAYS, *of_requests, *errors})
     responses: dict[int, dict[str, Any]] = {200: {"model": answer, "description": "The answer."}}
     if stream:
