@@ -32,13 +32,15 @@ def _address(value: str) -> str:
             raise refuse("this data: address has no comma between its kind and its data; send data:…;base64,…")
         return value
     if len(value) > LONGEST_ADDRESS:
-        raise refuse(f"the address has {len(value)} letters, at most {LONGEST_ADDRESS} are read; send a data: address")
+        raise refuse(f"the address has {len(value)} letters, at most {LONGEST_ADDRESS} are read; send a data: address",
+                     kind="limit")  # fmt: skip
     try:
         parts = urlsplit(value)
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in SCHEMES or not (parts.netloc or parts.scheme == "file"):
-        raise refuse(f"{shown(value)} is no address that is read; send https://… or data:…;base64,…")
+        kind = "media_refused" if parts.scheme else "invalid_value"
+        raise refuse(f"{shown(value)} is no address that is read; send https://… or data:…;base64,…", kind=kind)
     return value
 
 
@@ -214,7 +216,7 @@ def _check_answer(message: ToolMessage, open_calls: dict[str, str], place: int) 
     called = open_calls.pop(message.tool_call_id, None)
     if called is None:
         raise refuse(f"{shown(message.tool_call_id)} is no call of the assistant message before it that waits for an "
-                     "answer", at=f"messages[{place}].tool_call_id")  # fmt: skip
+                     "answer; send the id of one that does", at=f"messages[{place}].tool_call_id")  # fmt: skip
     if message.name not in (None, called):
         raise refuse(f"found {shown(message.name)}, but the call was of {shown(called)}", at=f"messages[{place}].name")
 

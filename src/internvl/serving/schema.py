@@ -256,7 +256,8 @@ def check_kind(part: ImagePart | VideoPart | FilePart, where: str) -> None:
     name, kinds, address = medium_of(part)
     kind = data_kind(address)
     if kind and not kind.startswith(kinds):
-        raise refuse(f"this is {shown(kind)}; expected {' or '.join(kinds)}", kind="media_type", at=f"{where}.{name}")
+        raise refuse(f"this is {shown(kind)}; expected {' or '.join(kinds)}, send it in a part of its own kind",
+                     kind="media_type", at=f"{where}.{name}")  # fmt: skip
 
 
 def medium_of(part: ImagePart | VideoPart | FilePart) -> tuple[str, tuple[str, ...], str]:

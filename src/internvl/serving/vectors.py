@@ -63,8 +63,9 @@ class Embedding:
             for number, text in enumerate(part, start):
                 length = len(encode_text(tokenizer, text, length=sys.maxsize))
                 if length > TEXT_LENGTH:  # the model would read its beginning only
-                    raise Refusal(f"text {number + 1} has {length} tokens, at most {TEXT_LENGTH} are read; shorten it",
-                                  param="input", code="context_length_exceeded")  # fmt: skip
+                    at = f"texts[{number}]"
+                    raise Refusal(f"{at}: this text has {length} tokens, at most {TEXT_LENGTH} are read; shorten it",
+                                  param=at, code="context_length_exceeded")  # fmt: skip
                 self.tokens += length
             self._found.append(self._embedder.texts(part).cpu().numpy())
             yield
