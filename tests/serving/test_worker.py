@@ -444,7 +444,7 @@ def test_pictures_that_wait_for_their_vectors_are_bounded():
     cut = np.zeros((6, side, side, 3), np.uint8)
     with at_work(waiting_tiles=8) as client:
         client.send(Embed(id=40_000, shape=[9, side, side, 3]), np.zeros((9, side, side, 3), np.uint8))
-        with pytest.raises(Refusal, match="a request may bring 8") as caught:
+        with pytest.raises(Refusal, match="found 9 pictures, at most 8 are taken") as caught:
             client.hear(40_000)
         assert caught.value.status == 400
         first, second = Embed(id=40_001, shape=cut.shape), Embed(id=40_002, shape=cut.shape)

@@ -39,7 +39,8 @@ class Embedding:
         self.tiles = 0 if pixels is None else len(pixels)
         """Pictures, which are in memory until all is embedded."""
         if most is not None and self.tiles > most:
-            raise UsageError(f"{self.tiles} pictures came; a request may bring {most}")
+            raise Refusal(f"found {self.tiles} pictures, at most {most} are taken; send fewer", param="input",
+                          code="limit_exceeded")  # fmt: skip
         if not asked.texts and not self.tiles:
             raise UsageError("there is nothing to embed; give texts or pictures")
         self._embedder, self._texts, self._pixels = embedder, list(asked.texts), pixels

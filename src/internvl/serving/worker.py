@@ -33,7 +33,7 @@ from internvl.inference.embed import Embedder
 from internvl.inference.engine import Engine, EngineConfig, Event, Failed, QueueFull, Request, Spoke
 from internvl.serving.backend import Facts
 from internvl.serving.inbox import INBOX, Inbox, Prepared, listen
-from internvl.serving.refusal import queue_full, refusal_of
+from internvl.serving.refusal import Refusal, queue_full, refusal_of
 from internvl.serving.saying import Saying, Speech, of_form
 from internvl.serving.vectors import Embedding
 from internvl.serving.wire import (
@@ -183,7 +183,8 @@ class Worker:
         if now["queued"] >= most.queue or brought <= most.waiting_tiles < now["waiting_tiles"] + brought:
             raise QueueFull("as many requests or tiles wait as may")
         if not 1 <= ask.n <= most.slots:  # before so many answers are made ready
-            raise UsageError(f"n is {ask.n}; it must be 1 to {most.slots}, the answers that can grow at a time")
+            raise Refusal(f"n is {ask.n}; it must be 1 to {most.slots}, the answers that can grow at a time", param="n",
+                          code="limit_exceeded")  # fmt: skip
         asked = Asked(ask, dict(enumerate(self._speech.answers(ask))), brought)
         if tiles is None and ask.constraint is None:
             self._submit(asked, self._speech.request(ask))
