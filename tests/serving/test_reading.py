@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -316,6 +318,26 @@ def test_a_limit_of_fewer_frames_than_are_usual_is_what_is_taken():
 )  # fmt: skip
 def test_what_is_left_of_a_message(message, left):
     assert said(message, "http://a.example/x", "video 1") == left
+
+
+def refusals_of_media() -> list[str]:
+    """What the door can say, a letter in the place of each value."""
+    found: list[str] = []
+    for file in sorted(Path(internvl.data.media.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("MediaRefused", "MediaUnreadable"):
+                parts = getattr(node.args[0], "values", node.args)
+                found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "N" for part in parts))
+    return found
+
+
+def test_whatever_the_door_says_ends_with_what_to_do():
+    found = refusals_of_media()
+    assert len(found) > 50
+    for message in found:
+        told = said(message.replace("N: ", "the picture: ", 1), b"", "picture 1")
+        assert re.search(r"; |: save|: write", told), message
+        assert "an address;" not in told, "part of it was taken for an address"
 
 
 def test_files_of_one_folder(tmp_path):

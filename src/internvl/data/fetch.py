@@ -101,7 +101,7 @@ def parse(url: str) -> Target:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise MediaRefused(f"{shown!r} is not a proper address; expected https://host/path") from None
+        raise MediaRefused(f"{shown!r} is not a proper address; write a whole one, with its host") from None
     if parts.scheme not in PORTS:
         raise MediaRefused(f"{shown}: only http and https addresses are fetched; give one of these, or the file")
     if parts.username is not None or parts.password is not None:

@@ -240,7 +240,7 @@ def _path_of(address: str, limits: Limits) -> str:
     if limits.root is not None or not limits.local:
         raise MediaRefused(f"{shorten(address)}: file: addresses are not read here; send a data: address")
     if parts.netloc not in ("", "localhost"):
-        raise MediaRefused(f"{shorten(address)}: this names a file of another machine; write file:///…")
+        raise MediaRefused(f"{shorten(address)}: this names a file of another machine; name one of this")
     return url2pathname(parts.path)
 
 
