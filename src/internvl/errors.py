@@ -72,6 +72,9 @@ class UnsafeFile(CheckpointError):
 class MediaError(InternVLError):
     """A picture, video or document that cannot be used."""
 
+    place: str | None = None
+    """The field of a request that it came in, where that is known."""
+
 
 class MediaRefused(MediaError):
     """Over a limit, or from an address that is not allowed."""

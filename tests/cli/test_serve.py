@@ -167,6 +167,8 @@ def test_limits_are_given_by_name():
     video = Unopened("user", (Reference("video", "data:video/mp4;base64,AAAA"),))
     with pytest.raises(MediaRefused, match=r"^video 1: no videos are taken here; leave it out, or send pictures$"):
         open_all(Order(model="nano", unopened=(video,)), media)
+    requests, _ = limited(["images=0", "media=0"])
+    assert (requests.images, requests.media) == (0, 0)
     for wrong in ("n=0", "n=-1", "n", "=4", "local=1", "hosts=1"):
         with pytest.raises(UsageError):
             limited([wrong])

@@ -10,6 +10,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import TypeAdapter
 
 from internvl.inference.constraint import Constraint
+from internvl.serving import published
 from internvl.serving.tools import Call, Tool, ToolUse
 from tests.serving.echo import Echo, served
 from tests.serving.requests import ADD, chat
@@ -34,6 +35,7 @@ def test_a_chat_has_what_came_of_it(length, choice):
         whole = client.post("/v1/chat/completions", json=body).json()
         chunks = events(client.post("/v1/chat/completions", json=body | {"stream": True}).text)
     ChatCompletion.model_validate(whole)
+    published.ChatCompletion.model_validate(whole)
     for chunk in chunks:
         ChatCompletionChunk.model_validate(chunk)
     [answer], deltas = whole["choices"], [chunk["choices"][0] for chunk in chunks]
@@ -55,6 +57,7 @@ def test_a_response_has_what_came_of_it(length):
         whole = client.post("/v1/responses", json=body).json()
         seen = events(client.post("/v1/responses", json=body | {"stream": True}).text)
     openai.types.responses.Response.model_validate(whole)
+    published.ResponseObject.model_validate(whole)
     adapter = TypeAdapter(openai.types.responses.ResponseStreamEvent)
     for one in seen:
         adapter.validate_python(one)

@@ -10,9 +10,9 @@ import pytest
 
 from internvl.data.prompts import Text
 from internvl.errors import InternVLError
-from internvl.serving import fields, refusal, response_events, schema, tools, translate
+from internvl.serving import fields, refusal, response_events, responses, schema, tools, translate
 from internvl.serving.refusal import Refusal
-from tests.serving import test_clients, test_fields, test_schema, test_tools, test_translate
+from tests.serving import test_clients, test_errors, test_fields, test_schema, test_tools, test_translate
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -89,6 +89,14 @@ def forgets_how_events_are_numbered(patch: pytest.MonkeyPatch) -> None:
         "type": f"response.{event}", "sequence_number": 0, **body})  # fmt: skip
 
 
+def calls_places_of_an_input_as_a_chat_does(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(responses, "calling", lambda request: lambda place: place)
+
+
+def forgets_where_a_picture_stood(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(translate.Order, "called", lambda self, name: self)
+
+
 def rows(test: Callable[..., None], table: list) -> Callable[[], None]:
     def run() -> None:
         for row in table:
@@ -125,6 +133,12 @@ CAUGHT: dict[Plant, Callable[[], None]] = {
     lets_half_a_mark_out: example(test_tools.test_streamed_is_whole, text=test_tools.CALL, cuts=(5,)),
     takes_calls_that_nobody_offered: example(test_tools.test_what_is_no_call_is_not_lost, text="<tool_call>"),
     leaves_references_where_they_led: test_tools.test_the_schema_of_calls_keeps_references_whole,
+    calls_places_of_an_input_as_a_chat_does: lambda: test_errors.test_an_error_of_the_order_of_an_input_has_its_place(
+        [test_errors.USER, test_errors.SYSTEM], "input[1]", None
+    ),
+    forgets_where_a_picture_stood: lambda: test_errors.test_what_is_refused_has_its_place(
+        "responses", test_errors.spoken(test_errors.SEEN), "input[0].content[0].image_url", False
+    ),
     forgets_how_events_are_numbered: test_clients.test_events_are_numbered,
 }
 

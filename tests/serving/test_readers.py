@@ -23,7 +23,7 @@ from internvl.serving.reader import Bounds
 from internvl.serving.readers import SERVICE, Readers, ReadersConfig
 from internvl.serving.refusal import Refusal
 from internvl.serving.settings import Settings
-from internvl.serving.translate import Order
+from internvl.serving.translate import Order, Reference
 from internvl.serving.wire import Memory, Prompt, WireError
 from tests.serving.pool import TILE, Pool, data, nano, order, png, pool
 
@@ -86,7 +86,7 @@ def test_the_real_thing():
         prompt = running.read(order(data(png()))).prompt
         assert prompt.shape[1] == 112  # nano's own
         assert prompt.image_tokens == 16
-        looked, memory = running.run(running.readers.look([data(png(40, 30))]))
+        looked, memory = running.run(running.readers.look([Reference("image", data(png(40, 30)))]))
         assert memory is not None
         assert memory.array(looked.shape).shape == (1, looked.shape[1], looked.shape[1], 3)
         memory.close()
@@ -156,7 +156,7 @@ def test_the_system_ends_a_decoder_that_runs_for_ever(faulty):
 
 def test_the_words_of_a_fault_stay_inside(faulty, caplog):
     refusal = faulty.refusal(fault("words"))
-    assert (refusal.status, refusal.message) == (422, "picture 1: it is damaged")
+    assert (refusal.status, refusal.message) == (422, "picture 1: it is damaged; send another copy")
     assert not any(word in refusal.message for word in ("0x", "secret", "user"))
     wait_for(lambda: "RuntimeError in planted_reader.py, line" in caplog.text)
     assert not any(word in caplog.text for word in ("0x", "secret", "user"))

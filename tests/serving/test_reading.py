@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -18,7 +21,7 @@ import internvl
 from internvl.data.limits import OPEN, Limits
 from internvl.data.pair import encode_picture
 from internvl.data.prompts import Message, Text
-from internvl.errors import ContextOverflow, MediaRefused, MediaUnreadable, PromptError, UsageError
+from internvl.errors import ContextOverflow, InternVLError, MediaRefused, MediaUnreadable, PromptError
 from internvl.inference.attached import asked, budget_of
 from internvl.inference.chat import Chat
 from internvl.inference.seen import digest
@@ -34,6 +37,7 @@ from internvl.serving.reading import (
     prompt_of,
     said,
 )
+from internvl.serving.refusal import Refusal, refusal_of
 from internvl.serving.translate import Order, Reference, Unopened
 from tests.data.test_video import film
 from tests.serving.pool import data, order, png
@@ -174,8 +178,14 @@ def test_a_model_without_tiling(chat):
     prompt, tiles = prompt_of(order(data(png(90, 30)), data(png())), still, OPEN)
     assert prompt.tiles == (1, 1)
     assert len(tiles) == 2
-    with pytest.raises(UsageError, match="sees every picture as one tile"):
-        prompt_of(order(data(png()), max_tiles=4), still, OPEN)
+    own = Reference("image", data(png()), 4, place="messages[0].content[0].image_url.url")
+    for sent, field in (
+        (order(data(png()), max_tiles=4), "max_tiles"),
+        (order(own), "messages[0].content[0].image_url.max_dynamic_patch"),
+    ):
+        with pytest.raises(Refusal, match="sees every picture as one tile") as caught:
+            prompt_of(sent, still, OPEN)
+        assert (caught.value.param, caught.value.status) == (field, 400)
 
 
 def test_equal_references_are_opened_once(chat, monkeypatch):
@@ -249,6 +259,49 @@ def test_what_is_said_names_no_address(address, message):
     assert "Limits" not in str(caught.value)
 
 
+ACTION = re.compile(r"(; (?!this )|expected |are read as ).+")
+"""What each message ends with: what to do, or what would be right."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "address", "status"),
+    [
+        ("image", "https://a.example/b", 400),
+        ("image", "file:///etc/passwd", 400),
+        ("image", "ftp://a.example/b", 400),
+        ("image", "data:image/png;base64,", 422),
+        ("image", "data:image/png;base64,****", 422),
+        ("image", data(b"%PDF-1.7"), 422),
+        ("image", data(b"nothing"), 422),
+        ("image", data(png()[:99]), 422),
+        ("image", data(png(99, 99)), 400),
+        ("image", data(bytes(4001)), 400),
+        ("video", data(b"nothing"), 422),
+        ("video", data(film(frames=12)[:900]), 422),
+        ("video", data(film(frames=12)), 400),
+        ("pdf", data(b"nothing"), 422),
+        ("pdf", data(pdf(0)), 422),
+        ("pdf", data(pdf(3)), 400),
+    ],
+)
+def test_what_is_refused_says_its_place_and_what_to_do(kind, address, status):
+    at = "messages[0].content[1].a_field"
+    limits = Limits(local=False, pixels=900, pages=2, bytes=4000)
+    with pytest.raises(InternVLError) as caught:
+        open_all(order(data(png()), Reference(kind, address, place=at)), limits)
+    refusal = refusal_of(caught.value)
+    code = "media_unreadable" if status == 422 else "media_refused"
+    assert (refusal.status, refusal.param, refusal.code) == (status, at, code), refusal.message
+    assert ACTION.search(refusal.message), refusal.message
+    assert not re.search(r"passwd|example|base64,|Limits|=\.\.\.", refusal.message), refusal.message
+
+
+def test_a_limit_of_fewer_frames_than_are_usual_is_what_is_taken():
+    sent = order(Reference("video", data(film(frames=12))))
+    [video] = open_all(sent, Limits(frames=3)).values()
+    assert len(video.frames) == 3
+
+
 @pytest.mark.parametrize(
     ("message", "left"),
     [
@@ -258,13 +311,33 @@ def test_what_is_said_names_no_address(address, message):
         ("http://a.example/x: 'a_' is not a host name", "video 1: 'a_' is not a host name"),
         ("the video: larger than 9 bytes (Limits.bytes)", "video 1: larger than 9 bytes"),
         ("the document: 99 pages, at most 9 are drawn: choose some with pages=...",
-         "video 1: 99 pages, at most 9 are drawn"),
+         "video 1: 99 pages, at most 9 are drawn; send a shorter one, or its pages as pictures"),
         ("the document: it is locked with a password; give the right one as password=...",
-         "video 1: it is locked with a password"),
+         "video 1: it is locked with a password; send it unlocked"),
     ],
 )  # fmt: skip
 def test_what_is_left_of_a_message(message, left):
     assert said(message, "http://a.example/x", "video 1") == left
+
+
+def refusals_of_media() -> list[str]:
+    """What the door can say, a letter in the place of each value."""
+    found: list[str] = []
+    for file in sorted(Path(internvl.data.media.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("MediaRefused", "MediaUnreadable"):
+                parts = getattr(node.args[0], "values", node.args)
+                found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "N" for part in parts))
+    return found
+
+
+def test_whatever_the_door_says_ends_with_what_to_do():
+    found = refusals_of_media()
+    assert len(found) > 50
+    for message in found:
+        told = said(message.replace("N: ", "the picture: ", 1), b"", "picture 1")
+        assert re.search(r"; |: save|: write", told), message
+        assert "an address;" not in told, "part of it was taken for an address"
 
 
 def test_files_of_one_folder(tmp_path):
@@ -280,7 +353,8 @@ def test_files_of_one_folder(tmp_path):
 
 
 def test_pictures_for_vectors():
-    sent = pictures([data(png(40, 20)), data(png(20, 40, seed=1)), data(png(40, 20))])
+    files = (png(40, 20), png(20, 40, seed=1), png(40, 20))
+    sent = pictures([Reference("image", data(file)) for file in files])
     prompt, tiles = look(sent, OPEN, size=16, fit="crop")
     assert list(prompt.shape) == [3, 16, 16, 3]
     assert prompt.sizes == [(40, 20), (20, 40), (40, 20)]

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from internvl.errors import UsageError
 from internvl.inference.sampling import SamplingConfig
 from internvl.serving.fields import RequestLimits
 from internvl.serving.responses import ResponsesRequest
@@ -229,6 +230,7 @@ LIMITS = [
     ("messages", chat(messages=HI * 3), "messages"),
     ("parts", shown("a", "b", "c"), "messages[0].content"),
     ("media", shown(image(), image(), image()), "messages"),
+    ("images", shown(image(), image(), image()), "messages"),
     ("tools", chat(tools=[ADD, ADD, ADD]), "tools"),
     ("stop", chat(stop=["a", "b", "c"]), "stop"),
     ("stop_letters", chat(stop=["abc"]), "stop"),
@@ -263,6 +265,24 @@ def test_pictures_to_embed_are_media():
     assert error is not None
     assert (error.code, error.param) == ("limit_exceeded", "input")
     assert refusal(EmbeddingRequest, body, dataclasses.replace(RequestLimits(), media=129)) is None
+
+
+@pytest.mark.parametrize(("limit", "what"), [("media", "pictures, videos and documents"), ("images", "pictures")])
+def test_none_of_them_are_taken(limit, what):
+    limits = dataclasses.replace(RequestLimits(), **{limit: 0})
+    for kind, body, param in (
+        (ChatRequest, shown("a", image()), "messages[0].content[1].image_url.url"),
+        (EmbeddingRequest, {"model": "m", "input": ["a", image()]}, "input[1].image_url.url"),
+    ):
+        error = refusal(kind, body, limits)
+        assert error is not None
+        assert (error.param, error.code) == (param, "limit_exceeded")
+        assert "taken here; send text" in error.message
+    assert refusal(ChatRequest, shown("a"), limits) is None
+    video = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
+    assert (refusal(ChatRequest, shown(video), limits) is None) == (limit == "images")
+    with pytest.raises(UsageError, match="at least 0"):
+        dataclasses.replace(limits, **{limit: -1})
 
 
 def test_every_limit_has_a_test():

@@ -10,6 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from internvl.serving import published
 from internvl.serving.native import NativeBackend
 from internvl.serving.settings import Settings
 from internvl.serving.supervisor import Watch
@@ -21,6 +22,11 @@ BODIES = {
     "/v1/chat/completions": {"model": "echo", "messages": HI},
     "/v1/completions": {"model": "echo", "prompt": "Hi"},
     "/v1/responses": {"model": "echo", "input": "Hi"},
+}
+PUBLISHED = {
+    "/v1/chat/completions": published.ChatCompletion,
+    "/v1/completions": published.TextCompletion,
+    "/v1/responses": published.ResponseObject,
 }
 PATIENCE = 60.0
 
@@ -46,6 +52,7 @@ def test_every_route_orders_by_it_and_says_what_it_did(path, asked, priority, sa
     objects = [whole, *(piece.get("response", piece) for piece in pieces if piece.get("response", piece).get("id"))]
     assert len(objects) > 2
     assert {one.get("service_tier") for one in objects} == {said}
+    PUBLISHED[path].model_validate(whole)
     if path == "/v1/responses":
         openai.types.responses.Response.model_validate(whole)
     elif path == "/v1/chat/completions":

@@ -256,6 +256,28 @@ def test_a_prompt_that_is_too_long_has_the_code_that_clients_know(client):
     assert caught.value.code == "context_length_exceeded"
 
 
+BROKEN = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=a)"}}, "required": ["a"]}
+KIND = "JSON schema"
+
+
+@pytest.mark.parametrize(
+    ("form", "at", "param"),
+    [
+        ({"kind": "regular expression", "source": "(("}, ["guided_regex"], "guided_regex"),
+        ({"kind": KIND, "source": json.dumps({"anyOf": [{"type": "object"}, BROKEN]})}, ["a", "b"], "b"),
+        ({"kind": KIND, "source": json.dumps({"anyOf": [{"type": "object"}] * 2 + [BROKEN]})}, ["a"], "a"),
+        ({"kind": KIND, "source": json.dumps({"anyOf": [{"type": "null"}] * 2, **BROKEN})},
+         ["tools[0].b", "tools[1].b"], "tools"),
+        ({"kind": KIND, "source": json.dumps(COSTLY)}, ["guided_json"], "guided_json"),
+    ],
+)  # fmt: skip
+def test_a_form_that_cannot_be_kept_is_told_of_the_field_that_asks_for_it(client, form, at, param):
+    with pytest.raises(Refusal) as caught:
+        client.says(only_text(constraint=form, constraint_at=at))
+    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "invalid_value", param)
+    assert caught.value.message.startswith(f"{param}: ")
+
+
 def check_a_full_queue(client: Client) -> None:
     """Whoever finds it full is told when to come again; whoever is in it is answered."""
     ids = [client.ask(question(HELLO, *((picture(number),) if number % 2 else ()))) for number in range(40)]
@@ -411,9 +433,9 @@ def test_what_cannot_be_embedded_is_refused(client, message, pixels):
 
 def test_a_text_to_embed_is_not_cut(client):
     client.send(Embed(id=50_001, texts=["a", "word " * 100]))
-    with pytest.raises(Refusal, match=r"text 2 has \d+ tokens, at most 80 are read") as caught:
+    with pytest.raises(Refusal, match=r"this text has \d+ tokens, at most 80 are read") as caught:
         client.hear(50_001)
-    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "input", "context_length_exceeded")
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "texts[1]", "context_length_exceeded")
     assert embedded(client, Embed(id=50_002, texts=["a"]))[1].shape[0] == 1
 
 
@@ -422,7 +444,7 @@ def test_pictures_that_wait_for_their_vectors_are_bounded():
     cut = np.zeros((6, side, side, 3), np.uint8)
     with at_work(waiting_tiles=8) as client:
         client.send(Embed(id=40_000, shape=[9, side, side, 3]), np.zeros((9, side, side, 3), np.uint8))
-        with pytest.raises(Refusal, match="a request may bring 8") as caught:
+        with pytest.raises(Refusal, match="found 9 pictures, at most 8 are taken") as caught:
             client.hear(40_000)
         assert caught.value.status == 400
         first, second = Embed(id=40_001, shape=cut.shape), Embed(id=40_002, shape=cut.shape)

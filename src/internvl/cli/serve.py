@@ -123,7 +123,7 @@ def limited(given: list[str]) -> Any:
     from dataclasses import fields, replace
 
     from internvl.errors import find
-    from internvl.serving.fields import RequestLimits
+    from internvl.serving.fields import MAY_BE_NONE, RequestLimits
     from internvl.serving.readers import SERVICE
 
     requests: dict[str, float] = {}
@@ -135,7 +135,7 @@ def limited(given: list[str]) -> Any:
     for text in given:
         key, equals, number = text.partition("=")
         is_number = equals and number.isascii() and number.isdigit()
-        if not is_number or not (int(number[:18]) or key in ("frames", "pages")):  # 0: no videos, no documents
+        if not is_number or not (int(number[:18]) or key in MAY_BE_NONE):
             raise UsageError(f"--limit {text!r}: expected NAME=N with a whole number from 1 on, such as n=4")
         for limits in find("limit", key, names):
             limits[key] = int(number[:18])

@@ -34,7 +34,7 @@ def render(
         document = pypdfium2.PdfDocument(data, password=password)
     except pypdfium2.PdfiumError as error:
         if error.err_code != PASSWORD_NEEDED:
-            raise MediaUnreadable(f"{name}: this is no PDF document, or it is damaged") from error
+            raise MediaUnreadable(f"{name}: this is no PDF document, or it is damaged; save it anew") from error
         reason = "it is locked with a password" if password is None else "the password is wrong"
         raise MediaUnreadable(f"{name}: {reason}; give the right one as password=...") from None
     with document:
@@ -45,6 +45,8 @@ def render(
 
 def _numbers(pages: Sequence[int] | None, count: int, name: str, limits: Limits) -> list[int]:
     """The chosen page numbers, all of them in the document and not more than the limit."""
+    if not count:
+        raise MediaUnreadable(f"{name}: the document has no pages; expected one at least")
     numbers = list(range(1, count + 1)) if pages is None else list(pages)
     if len(numbers) > limits.pages:
         raise MediaRefused(
@@ -61,9 +63,9 @@ def _draw(document: pypdfium2.PdfDocument, number: int, size: int, name: str, li
         page = document[number - 1]
         width, height = page.get_size()
         if not (width > 0 and height > 0):
-            raise MediaUnreadable(f"{name}: page {number} has no size")
+            raise MediaUnreadable(f"{name}: page {number} has no size; leave it out")
         scale = size / max(width, height)
         check_size(f"{name}, page {number}", max(1, round(width * scale)), max(1, round(height * scale)), limits)
         return page.render(scale=scale).to_pil().convert("RGB")
     except pypdfium2.PdfiumError as error:
-        raise MediaUnreadable(f"{name}: page {number} is damaged") from error
+        raise MediaUnreadable(f"{name}: page {number} is damaged; leave it out, or save the document anew") from error

@@ -85,23 +85,27 @@ def fetch(url: str, limits: Limits, *, resolve: Resolve = resolve, connect: Conn
         if isinstance(answer, bytes):
             return answer
         url = urljoin(url, answer.location)
-    raise MediaRefused(f"{shorten(without_secrets(url))}: reached after more than {MOST_REDIRECTS} redirects")
+    raise MediaRefused(
+        f"{shorten(without_secrets(url))}: reached after more than {MOST_REDIRECTS} redirects; name where they lead"
+    )
 
 
 def parse(url: str) -> Target:
     """Take an address apart; whatever two programs might read differently is refused."""
     shown = shorten(without_secrets(url))
     if re.search(r"[\s\x00-\x20\x7f\\]", url):
-        raise MediaRefused(f"{shown!r}: an address has no spaces, control characters or backslashes")
+        raise MediaRefused(
+            f"{shown!r}: an address has no spaces, control characters or backslashes; write %20 and so on"
+        )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise MediaRefused(f"{shown!r} is not a proper address") from None
+        raise MediaRefused(f"{shown!r} is not a proper address; write a whole one, with its host") from None
     if parts.scheme not in PORTS:
-        raise MediaRefused(f"{shown}: only http and https addresses are fetched")
+        raise MediaRefused(f"{shown}: only http and https addresses are fetched; give one of these, or the file")
     if parts.username is not None or parts.password is not None:
-        raise MediaRefused(f"{shown}: an address with a user or a password is not fetched")
+        raise MediaRefused(f"{shown}: an address with a user or a password is not fetched; leave them out")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii():
         path = re.sub(r"[^\x00-\x7f]", lambda found: "".join(f"%{b:02X}" for b in found[0].encode()), path)
@@ -114,13 +118,15 @@ def _plain_host(host: str, shown: str) -> str:
         try:
             return str(ipaddress.IPv6Address("" if "%" in host else host))  # %eth0 would name one of our own cables
         except ValueError:
-            raise MediaRefused(f"{shown}: {shorten(host)!r} is not an IPv6 address") from None
+            raise MediaRefused(
+                f"{shown}: its host is not an IPv6 address; expected one such as [2001:db8::1]"
+            ) from None
     try:
         plain = host.encode("idna").decode("ascii").lower().removesuffix(".")
     except UnicodeError:
         plain = ""
     if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", plain):
-        raise MediaRefused(f"{shown}: {shorten(host)!r} is not a host name")
+        raise MediaRefused(f"{shown}: its host is not a host name; expected one such as example.org")
     if re.fullmatch(r"\d+|0x[0-9a-f]*", plain.rpartition(".")[2]):  # such a host is read as a number
         try:
             return str(ipaddress.IPv4Address(plain))
@@ -133,7 +139,9 @@ def check_allowed(target: Target, limits: Limits) -> None:
     """Is this host on the list, or, without a list, is fetching allowed at all?"""
     if limits.hosts:
         if not any(_fits(target, entry) for entry in limits.hosts):
-            raise MediaRefused(f"{target.shown}: this host is not on the list of allowed hosts (Limits.hosts)")
+            raise MediaRefused(
+                f"{target.shown}: this host is not on the list of allowed hosts (Limits.hosts); send the file itself"
+            )
     elif not limits.remote:
         raise MediaRefused(f"{target.shown}: fetching from the network is off; Limits(remote=True) or hosts allow it")
     elif target.port != PORTS[target.scheme]:
@@ -172,9 +180,9 @@ def _open(target: Target, limits: Limits, deadline: float, resolve: Resolve, con
     try:
         addresses = resolve(target.host, target.port)
     except (OSError, UnicodeError) as error:
-        raise MediaUnreadable(f"{target.shown}: there is no such host") from error
+        raise MediaUnreadable(f"{target.shown}: there is no such host; check the address") from error
     if not limits.private and not (addresses and all(is_public(address) for address in addresses)):
-        raise MediaRefused(f"{target.shown}: the host is not on the public internet")
+        raise MediaRefused(f"{target.shown}: the host is not on the public internet; send the file itself")
     failure: OSError = OSError("no address")
     for address in addresses:
         try:
@@ -207,11 +215,17 @@ def _get(target: Target, limits: Limits, deadline: float, resolve: Resolve, conn
         with closing(_open(target, limits, deadline, resolve, connect)) as connection:
             return _ask(target, connection, deadline, limits)
     except TimeoutError:
-        raise MediaRefused(f"{target.shown}: took longer than {limits.seconds:g} s (Limits.seconds)") from None
+        raise MediaRefused(
+            f"{target.shown}: took longer than {limits.seconds:g} s (Limits.seconds); send the file itself"
+        ) from None
     except ssl.SSLError as error:
-        raise MediaUnreadable(f"{target.shown}: no secure connection ({error.reason or 'TLS failed'})") from error
+        raise MediaUnreadable(
+            f"{target.shown}: no secure connection ({error.reason or 'TLS failed'}); send the file itself"
+        ) from error
     except (OSError, http.client.HTTPException) as error:
-        raise MediaUnreadable(f"{target.shown}: the connection failed or broke off") from error
+        raise MediaUnreadable(
+            f"{target.shown}: the connection failed or broke off; try again, or send the file itself"
+        ) from error
 
 
 def _ask(target: Target, connection: socket.socket, deadline: float, limits: Limits) -> bytes | Redirect:
@@ -222,18 +236,22 @@ def _ask(target: Target, connection: socket.socket, deadline: float, limits: Lim
     if response.status in REDIRECTS:
         return Redirect(response.getheader("Location") or "")
     if response.status != 200:
-        raise MediaUnreadable(f"{target.shown}: the server answered {response.status}, not 200")
+        raise MediaUnreadable(f"{target.shown}: the server answered {response.status}, not 200; check the address")
     if (response.getheader("Content-Encoding") or "identity").lower() != "identity":
-        raise MediaRefused(f"{target.shown}: the server sent a compressed body, which was not asked for")
+        raise MediaRefused(
+            f"{target.shown}: the server sent a compressed body, which was not asked for; send the file itself"
+        )
     promised = response.length
     body = bytearray()
     if promised is None or promised <= limits.bytes:
         while len(body) <= limits.bytes and (piece := response.read1(CHUNK)):
             body += piece
     if max(len(body), promised or 0) > limits.bytes:
-        raise MediaRefused(f"{target.shown}: larger than {limits.bytes} bytes (Limits.bytes)")
+        raise MediaRefused(f"{target.shown}: larger than {limits.bytes} bytes (Limits.bytes); make it smaller")
     if len(body) < (promised or 0):
-        raise MediaUnreadable(f"{target.shown}: ended after {len(body)} of {promised} bytes")
+        raise MediaUnreadable(
+            f"{target.shown}: ended after {len(body)} of {promised} bytes; try again, or send the file itself"
+        )
     return bytes(body)
 
 

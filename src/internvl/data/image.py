@@ -136,7 +136,7 @@ def choose_grid(
     ((4, 2), (1, 1), (2, 2))
     """
     if width < 1 or height < 1:
-        raise MediaUnreadable(f"the picture is {width} x {height}: it has no pixels")
+        raise MediaUnreadable(f"the picture is {width} x {height}: it has no pixels; expected 1 x 1 at least")
     check_tiles(max_tiles, min_tiles=min_tiles)
     aspect = width / height
     best, best_distance = (1, 1), float("inf")
@@ -370,4 +370,6 @@ def _expect_rgb(picture: Image.Image) -> None:
     if picture.mode != "RGB":
         raise UsageError(f"the picture has mode {picture.mode}, expected RGB: pass it through to_rgb first")
     if not picture.width or not picture.height:
-        raise MediaUnreadable(f"the picture is {picture.width} x {picture.height}: it has no pixels")
+        raise MediaUnreadable(
+            f"the picture is {picture.width} x {picture.height}: it has no pixels; expected 1 x 1 at least"
+        )

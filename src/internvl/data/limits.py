@@ -71,11 +71,15 @@ OPEN = Limits()
 def check_size(name: str, width: int, height: int, limits: Limits) -> None:
     """Refuse a picture, frame or page by its size, before anything is decoded."""
     if width < 1 or height < 1:
-        raise MediaUnreadable(f"{name}: {width} x {height} pixels is no picture")
+        raise MediaUnreadable(f"{name}: {width} x {height} pixels is no picture; expected 1 x 1 at least")
     if width * height > limits.pixels:
-        raise MediaRefused(f"{name}: {width} x {height} pixels, at most {limits.pixels} are decoded (Limits.pixels)")
+        raise MediaRefused(
+            f"{name}: {width} x {height} pixels, at most {limits.pixels} are decoded (Limits.pixels); make it smaller"
+        )
     if max(width, height) > limits.side:
-        raise MediaRefused(f"{name}: {width} x {height} pixels, the longer side may have {limits.side} (Limits.side)")
+        raise MediaRefused(
+            f"{name}: {width} x {height} pixels, the longer side may have {limits.side} (Limits.side); make it smaller"
+        )
 
 
 def check_frames(name: str, frames: int, limits: Limits) -> None:
@@ -85,4 +89,6 @@ def check_frames(name: str, frames: int, limits: Limits) -> None:
     if not limits.frames:
         raise MediaRefused(f"{name}: no videos are taken here (Limits.frames); leave it out, or send pictures")
     if frames > limits.frames:
-        raise MediaRefused(f"{name}: {frames} frames were asked for, at most {limits.frames} are read (Limits.frames)")
+        raise MediaRefused(
+            f"{name}: {frames} frames were asked for, at most {limits.frames} are read (Limits.frames); ask for fewer"
+        )

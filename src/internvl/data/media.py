@@ -89,7 +89,7 @@ def open_image(source: Source | Image.Image, limits: Limits = OPEN, *, name: str
         with without_warnings():
             picture = opener(io.BytesIO(data), None)
     except Exception as error:  # a decoder at work on a stranger's bytes may raise anything
-        raise MediaUnreadable(f"{name}: the header of the picture is damaged") from error
+        raise MediaUnreadable(f"{name}: the header of the picture is damaged; save it anew, as PNG or JPEG") from error
     return _decode(picture, name, limits)
 
 
@@ -99,7 +99,7 @@ def _decode(picture: Image.Image, name: str, limits: Limits) -> Image.Image:
         picture.load()
     except Exception as error:  # as above
         kind = f"{picture.format} " if picture.format else ""
-        raise MediaUnreadable(f"{name}: the {kind}picture is truncated or damaged") from error
+        raise MediaUnreadable(f"{name}: the {kind}picture is truncated or damaged; give the whole file") from error
     return picture
 
 
@@ -202,9 +202,9 @@ def open_stream(source: Source, limits: Limits) -> BinaryIO:
 
 def _bounded(data: bytes, name: str, limits: Limits) -> bytes:
     if not data:
-        raise MediaUnreadable(f"{name}: it is empty")
+        raise MediaUnreadable(f"{name}: it is empty; expected the bytes of a file")
     if len(data) > limits.bytes:
-        raise MediaRefused(f"{name}: larger than {limits.bytes} bytes (Limits.bytes)")
+        raise MediaRefused(f"{name}: larger than {limits.bytes} bytes (Limits.bytes); make it smaller")
     return data
 
 
@@ -222,52 +222,52 @@ def _from_address(address: str, name: str, limits: Limits) -> bytes:
 
 def _from_data_address(address: str, name: str, limits: Limits) -> bytes:
     if len(address) > limits.bytes * 4 / 3 + 1000:
-        raise MediaRefused(f"{name}: larger than {limits.bytes} bytes (Limits.bytes)")
+        raise MediaRefused(f"{name}: larger than {limits.bytes} bytes (Limits.bytes); make it smaller")
     head, comma, body = address.partition(",")
     if not comma:
-        raise MediaUnreadable(f"{name}: a data: address has a comma before its data")
+        raise MediaUnreadable(f"{name}: a data: address has a comma before its data; this one has none")
     if not head.lower().endswith(";base64"):
         return unquote_to_bytes(body)
     try:
         return base64.b64decode(re.sub(r"\s", "", unquote(body)), validate=True)
     except (binascii.Error, ValueError):
-        raise MediaUnreadable(f"{name}: the data: address is not proper base64") from None
+        raise MediaUnreadable(f"{name}: the data: address is not proper base64; encode the file again") from None
 
 
 def _path_of(address: str, limits: Limits) -> str:
     """The path in a file: address, which only someone who may name any file can use."""
     parts = urlsplit(address)
     if limits.root is not None or not limits.local:
-        raise MediaRefused(f"{shorten(address)}: file: addresses are not read here")
+        raise MediaRefused(f"{shorten(address)}: file: addresses are not read here; send a data: address")
     if parts.netloc not in ("", "localhost"):
-        raise MediaRefused(f"{shorten(address)}: this names a file of another machine")
+        raise MediaRefused(f"{shorten(address)}: this names a file of another machine; name one of this")
     return url2pathname(parts.path)
 
 
 def _open_file(path: str | os.PathLike[str], name: str, limits: Limits, most: int) -> BinaryIO:
     """Open an ordinary file of at most `most` bytes, inside `limits.root` if there is one."""
     if not limits.local:
-        raise MediaRefused(f"{name}: files of this machine are not read here")
+        raise MediaRefused(f"{name}: files of this machine are not read here; send a data: address")
     try:
         place = Path(path)
         if limits.root is not None:
             place = _inside(limits.root, place, name)
         found = place.stat()
         if stat.S_ISDIR(found.st_mode):
-            raise MediaUnreadable(f"{name}: this is a folder, expected a file")
+            raise MediaUnreadable(f"{name}: this is a folder; expected a file")
         if not stat.S_ISREG(found.st_mode):
-            raise MediaRefused(f"{name}: this is a device or a pipe, expected a file")
+            raise MediaRefused(f"{name}: this is a device or a pipe; expected a file")
         if found.st_size > most:
-            raise MediaRefused(f"{name}: {found.st_size} bytes, at most {most} are read (Limits)")
+            raise MediaRefused(f"{name}: {found.st_size} bytes, at most {most} are read (Limits); make it smaller")
         if not found.st_size:
-            raise MediaUnreadable(f"{name}: it is empty")
+            raise MediaUnreadable(f"{name}: it is empty; expected the bytes of a file")
         return place.open("rb")
     except FileNotFoundError:
-        raise MediaUnreadable(f"{name}: there is no such file") from None
+        raise MediaUnreadable(f"{name}: there is no such file; name one that exists") from None
     except PermissionError:
-        raise MediaUnreadable(f"{name}: this file may not be read") from None
+        raise MediaUnreadable(f"{name}: this file may not be read; change its permissions, or name another") from None
     except (OSError, ValueError):  # a name too long, a loop of links, a zero byte
-        raise MediaUnreadable(f"{name}: this is no path of a file") from None
+        raise MediaUnreadable(f"{name}: this is no path of a file; name one that exists") from None
 
 
 def _inside(root: Path, path: Path, name: str) -> Path:
@@ -275,13 +275,15 @@ def _inside(root: Path, path: Path, name: str) -> Path:
     home = root.resolve()
     place = (home / path).resolve()
     if path.is_absolute() or ".." in path.parts or not place.is_relative_to(home):
-        raise MediaRefused(f"{name}: only files inside the media folder are read")
+        raise MediaRefused(f"{name}: only files inside the media folder are read; name one of them")
     return place
 
 
 def _from_fsspec(address: str, scheme: str, name: str, limits: Limits) -> bytes:
     if scheme not in limits.schemes or "::" in address:  # a chain of schemes could reach what the list leaves out
-        raise MediaRefused(f"{name}: {shorten(scheme)}: addresses are not read here (Limits.schemes)")
+        raise MediaRefused(
+            f"{name}: {shorten(scheme)}: addresses are not read here (Limits.schemes); give the file itself"
+        )
     try:
         import fsspec
 
@@ -292,4 +294,4 @@ def _from_fsspec(address: str, scheme: str, name: str, limits: Limits) -> bytes:
             f"{name}: {scheme}: addresses need fsspec and its part for {scheme} (pip install 'fsspec[{scheme}]')"
         ) from error
     except Exception as error:  # every file system raises its own kinds
-        raise MediaUnreadable(f"{name}: it could not be read") from error
+        raise MediaUnreadable(f"{name}: it could not be read; give the file itself") from error

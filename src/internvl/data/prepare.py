@@ -196,7 +196,9 @@ class PrepareChat:
             raise DataError(f"{record.id}: `clip` is in seconds, but the video is a folder of pictures; leave it out")
         files = sorted((file for file in folder.iterdir() if file.is_file()), key=_by_number)
         if not files:
-            raise MediaUnreadable(f"{media.name_of(folder, 'the video')}: there are no pictures in this folder")
+            raise MediaUnreadable(
+                f"{media.name_of(folder, 'the video')}: there are no pictures in this folder; expected a video's frames"
+            )
         chosen = self._choose(record, len(files), 1.0, key)
         return [media.open_image(files[index], limits) for index in dict.fromkeys(chosen)]
 

@@ -142,7 +142,7 @@ def read_clip(stream: BinaryIO, choose: Choose, *, name: str, limits: Limits) ->
             decoded = Timeline([frame.pts for frame in container.decode(video)], (), by_stamp=False)
         clip = _collect(opened, choose, decoded, name=name, limits=limits) if decoded.stamps else None
     if clip is None:
-        raise MediaUnreadable(f"{name}: the video is damaged, not all of its frames can be read")
+        raise MediaUnreadable(f"{name}: the video is damaged, not all of its frames can be read; encode it anew")
     return clip
 
 
@@ -164,26 +164,31 @@ def _opened(stream: BinaryIO, name: str, limits: Limits) -> Generator[tuple[Inpu
         container = av.open(stream, mode="r", container_options={"format_whitelist": ",".join(limits.containers)})
     except av.error.FFmpegError as error:
         kinds = ", ".join(limits.containers)
-        raise MediaUnreadable(f"{name}: this is no video of a known container ({kinds}), or it is damaged") from error
+        raise MediaUnreadable(
+            f"{name}: this is no video of a known container ({kinds}), or it is damaged; save it anew"
+        ) from error
     with container:
         if not container.streams.video:
-            raise MediaUnreadable(f"{name}: there is no video in it")
+            raise MediaUnreadable(f"{name}: there is no video in it; expected a file with one")
         video = container.streams.video[0]
         if video.codec_context is None:  # pyright: ignore[reportUnnecessaryComparison]
-            raise MediaUnreadable(f"{name}: the video is of a codec that is not known, or it is damaged")
+            raise MediaUnreadable(
+                f"{name}: the video is of a codec that is not known, or it is damaged; encode it anew, as H.264"
+            )
         codec = video.codec_context.codec.canonical_name
         if codec not in limits.codecs:
-            raise MediaRefused(f"{name}: {codec} video is not decoded (Limits.codecs)")
+            known = ", ".join(limits.codecs)
+            raise MediaRefused(f"{name}: {codec} video is not decoded (Limits.codecs); encode it as one of {known}")
         check_size(name, video.codec_context.width, video.codec_context.height, limits)
         seconds = (container.duration or 0) / av.time_base
         if seconds > limits.clip_seconds:
             most = f"{limits.clip_seconds:.0f} s (Limits.clip_seconds)"
-            raise MediaRefused(f"{name}: the video lasts {seconds:.0f} s, at most {most}")
+            raise MediaRefused(f"{name}: the video lasts {seconds:.0f} s, at most {most}; cut it")
         video.thread_type = "AUTO"
         try:
             yield container, video
         except av.error.FFmpegError as error:
-            raise MediaUnreadable(f"{name}: the video is damaged") from error
+            raise MediaUnreadable(f"{name}: the video is damaged; encode it anew") from error
 
 
 def _packet_timeline(container: InputContainer, video: VideoStream, name: str) -> Timeline | None:
@@ -199,9 +204,11 @@ def _packet_timeline(container: InputContainer, video: VideoStream, name: str) -
             if packet.is_keyframe and packet.pts is not None:
                 keys.append(packet.pts)
     if not packets:
-        raise MediaUnreadable(f"{name}: the video has no frames")
+        raise MediaUnreadable(f"{name}: the video has no frames; expected one at least")
     if packets < video.frames:
-        raise MediaUnreadable(f"{name}: the video is cut off, {packets} of its {video.frames} frames are there")
+        raise MediaUnreadable(
+            f"{name}: the video is cut off, {packets} of its {video.frames} frames are there; give the whole file"
+        )
     known = sorted(stamp for stamp in stamps if stamp is not None)
     if len(set(known)) < len(stamps):
         return None
@@ -245,7 +252,7 @@ def _check_amount(frames: int, pixels: int, name: str, limits: Limits) -> None:
         fewer = max(1, limits.clip_pixels // max(1, pixels))
         raise MediaRefused(
             f"{name}: {frames} frames of {pixels} pixels each are too much to hold, "
-            f"{fewer} are possible (Limits.clip_pixels)"
+            f"{fewer} are possible (Limits.clip_pixels); ask for fewer"
         )
 
 

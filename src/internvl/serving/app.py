@@ -114,7 +114,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         refusal = Refusal(f"{request.method} is not how this path is asked", status=405, code="method_not_allowed")
     else:
-        refusal = Refusal("there is no such path; GET /openapi.json says which there are", status=error.status_code,
+        refusal = Refusal("there is no such path; GET /openapi.json says which there are", status=404,
                           code="not_found")  # fmt: skip
     response = refused(refusal)
     for name, value in (error.headers or {}).items():

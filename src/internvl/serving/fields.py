@@ -53,7 +53,9 @@ class RequestLimits:
     parts: int = 512
     """Of one message."""
     media: int = 128
-    """Pictures, videos and documents of one request."""
+    """Pictures, videos and documents of one request; 0: none are taken."""
+    images: int | None = None
+    """Pictures of one request; None: as many as media, 0: none are taken."""
     tools: int = 128
     stop: int = 4
     stop_letters: int = 256
@@ -78,10 +80,14 @@ class RequestLimits:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            if getattr(self, one.name) < (one.name != "frames"):  # 0 frames: no videos
-                raise UsageError(f"the limit {one.name} is {getattr(self, one.name)}; it must be at least 1")
+            least = 0 if one.name in MAY_BE_NONE else 1
+            value = getattr(self, one.name)
+            if value is not None and value < least:
+                raise UsageError(f"the limit {one.name} is {value}; it must be at least {least}")
 
 
+MAY_BE_NONE = ("media", "images", "frames", "pages")
+"""Limits of requests and media that may be 0: nothing of the kind is taken."""
 DEFAULT = RequestLimits()
 
 

@@ -29,16 +29,18 @@ def _address(value: str) -> str:
     """A data: address, or that of a host or file. Nothing is opened here."""
     if is_data(value):
         if "," not in value[:512]:
-            raise refuse("a data: address has a comma between its kind and its data")
+            raise refuse("this data: address has no comma between its kind and its data; send data:…;base64,…")
         return value
     if len(value) > LONGEST_ADDRESS:
-        raise refuse(f"the address has {len(value)} letters, at most {LONGEST_ADDRESS} are read; send a data: address")
+        raise refuse(f"the address has {len(value)} letters, at most {LONGEST_ADDRESS} are read; send a data: address",
+                     kind="limit")  # fmt: skip
     try:
         parts = urlsplit(value)
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in SCHEMES or not (parts.netloc or parts.scheme == "file"):
-        raise refuse(f"{shown(value)} is no address that is read; send https://… or data:…;base64,…")
+        kind = "media_refused" if parts.scheme else "invalid_value"
+        raise refuse(f"{shown(value)} is no address that is read; send https://… or data:…;base64,…", kind=kind)
     return value
 
 
@@ -194,7 +196,7 @@ def check_order(messages: list[Any]) -> None:
     open_calls: dict[str, str] = {}
     for place, message in enumerate(messages):
         if isinstance(message, SystemMessage) and begun:
-            raise refuse(f"message {place + 1} is a {message.role} message; these stand before all others",
+            raise refuse(f"this is a {message.role} message, and these stand before all others; move it there",
                          at=f"messages[{place}].role")  # fmt: skip
         begun = begun or not isinstance(message, SystemMessage)
         if isinstance(message, AssistantMessage):
@@ -214,7 +216,7 @@ def _check_answer(message: ToolMessage, open_calls: dict[str, str], place: int) 
     called = open_calls.pop(message.tool_call_id, None)
     if called is None:
         raise refuse(f"{shown(message.tool_call_id)} is no call of the assistant message before it that waits for an "
-                     "answer", at=f"messages[{place}].tool_call_id")  # fmt: skip
+                     "answer; send the id of one that does", at=f"messages[{place}].tool_call_id")  # fmt: skip
     if message.name not in (None, called):
         raise refuse(f"found {shown(message.name)}, but the call was of {shown(called)}", at=f"messages[{place}].name")
 

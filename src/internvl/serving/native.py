@@ -117,6 +117,7 @@ class NativeBackend:
             sampling=order.sampling.arguments(room),
             n=order.n,
             constraint=None if order.constraint is None else asdict(order.constraint),
+            constraint_at=order.constraint_at,
             logprobs=order.logprobs,
             strip=not order.prompts and order.constraint is None,
             priority=order.priority,
@@ -130,7 +131,7 @@ class NativeBackend:
             vectors, tokens = await self._supervisor.embed(texts)
             rows.append(vectors)
         if images:
-            prompt, memory = await self._readers.look([one.address for one in images])
+            prompt, memory = await self._readers.look(images)
             rows.append((await self._supervisor.embed((), memory, prompt.shape))[0])
         return np.concatenate(rows), tokens
 

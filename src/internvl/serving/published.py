@@ -18,6 +18,8 @@ from internvl.serving.responses import ResponsesRequest
 from internvl.serving.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
 
 Kind = Literal["chat", "completions", "responses"]
+Tier = Literal["default", "flex"]
+"""How a request was served; only there where the request asked for a `service_tier`."""
 REQUESTS: tuple[type[Fields], ...] = (
     ChatRequest, CompletionRequest, ResponsesRequest, EmbeddingRequest, TokenizeRequest,
 )  # fmt: skip
@@ -48,7 +50,7 @@ class Error(Described):
 
 
 REFUSED: Mapping[int, str] = {
-    400: "A field is unknown, wrong, over a limit or not honoured; `param` names it.",
+    400: "A field is unknown, wrong, over a limit or not honoured; `param` names it. Or this is no proper HTTP.",
     401: "No key came with the request, or a wrong one.",
     404: "No such model, or no such path.",
     405: "The path is not asked in this way.",
@@ -58,11 +60,13 @@ REFUSED: Mapping[int, str] = {
     421: "The server is not called that.",
     422: "A picture, video or document is damaged.",
     429: "The server is busy; come again after Retry-After seconds.",
+    431: "The first line and the headers are too long.",
     500: "A fault of the server.",
-    503: "The model is not ready; come again after Retry-After seconds.",
+    503: "The model is not ready, or too many are connected; come again after Retry-After seconds.",
     504: "The answer took too long.",
 }
-ALWAYS = (401, 405, 421, 500)
+ALWAYS = (400, 401, 405, 413, 421, 431, 500, 503)
+"""What is answered before it is known which route is asked, too."""
 
 
 # ---- chat and completions --------------------------------------------------------------------------------------------
@@ -127,6 +131,7 @@ class ChatCompletion(Described):
     model: str
     choices: list[ChatChoice]
     usage: TokenUsage
+    service_tier: Tier = "default"
 
 
 class TextLogprobs(Described):
@@ -150,6 +155,7 @@ class TextCompletion(Described):
     model: str
     choices: list[TextChoice]
     usage: TokenUsage
+    service_tier: Tier = "default"
 
 
 # ---- responses -------------------------------------------------------------------------------------------------------
@@ -176,7 +182,7 @@ class OutputCall(Described):
     call_id: str
     name: str
     arguments: str
-    status: Literal["completed"]
+    status: Literal["completed", "incomplete"]
 
 
 class InputDetails(Described):
@@ -216,6 +222,7 @@ class ResponseObject(Described):
     parallel_tool_calls: bool
     previous_response_id: None
     reasoning: None
+    service_tier: Tier = "default"
     store: Literal[False]
     temperature: float
     text: dict[str, Any]
@@ -295,7 +302,7 @@ def told(
     request: type[Fields] | None, answer: type[BaseModel], *, stream: Kind | None = None, errors: tuple[int, ...] = ()
 ) -> dict[str, Any]:
     """What a route's decorator takes: how it is asked and answered."""
-    of_requests = (400, 404, 408, 413, 415, 422, 429, 503, 504) if request else ()
+    of_requests = (404, 408, 415, 422, 429, 504) if request else ()
     statuses = sorted({*ALWAYS, *of_requests, *errors})
     responses: dict[int, dict[str, Any]] = {200: {"model": answer, "description": "The answer."}}
     if stream:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count as numbers
 from typing import Any
@@ -24,7 +24,7 @@ from internvl.serving.child import Lane, Reader, described
 from internvl.serving.reader import Bounds
 from internvl.serving.reading import as_json, limits_as_json, pictures
 from internvl.serving.refusal import Refusal, queue_full, unavailable
-from internvl.serving.translate import Order
+from internvl.serving.translate import Order, Reference
 from internvl.serving.wire import Look, Memory, Open, Prompt, Read, Refused
 
 log = logging.getLogger("internvl.readers")
@@ -136,12 +136,15 @@ class Readers:
         """
         written, data = as_json(order)
         read = Read(id=next(self._numbers), order=written, tiles=tiles)
-        return await self._asked(self._media if order.references else self._texts, read, data)
+        with _in_its_place(order):
+            return await self._asked(self._media if order.references else self._texts, read, data)
 
-    async def look(self, addresses: Sequence[str]) -> Prompted:
+    async def look(self, images: Sequence[Reference]) -> Prompted:
         """Pictures as the model of vectors sees them: the memory holds (n, S, S, 3) uint8, the prompt has its shape."""
-        written, data = as_json(pictures(addresses))
-        return await self._asked(self._media, Look(id=next(self._numbers), order=written), data)
+        order = pictures(images)
+        written, data = as_json(order)
+        with _in_its_place(order):
+            return await self._asked(self._media, Look(id=next(self._numbers), order=written), data)
 
     @property
     def waiting(self) -> int:
@@ -247,3 +250,15 @@ class Readers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+@contextmanager
+def _in_its_place(order: Order) -> Generator[None]:
+    """Where a request has one medium, what is said of all its media is said of this."""
+    try:
+        yield
+    except Refusal as refusal:
+        references = order.references
+        if len(references) != 1 or refusal.code not in ("media_unreadable", "media_refused"):
+            raise
+        raise refusal.renamed({"messages": references[0].place}) from None

@@ -26,12 +26,15 @@ from internvl.data.limits import Limits
 from internvl.data.media import name_of
 from internvl.data.pair import Fit, encode_picture
 from internvl.data.prompts import Image, Message, Text, Video
-from internvl.errors import ContextOverflow, InternVLError, MediaRefused, MediaUnreadable, PromptError
+from internvl.errors import ContextOverflow, InternVLError, MediaError, MediaRefused, MediaUnreadable, PromptError
 from internvl.inference.attached import budget_of, pages_of, photo_of, shared, video_of
 from internvl.serving.fields import is_data
+from internvl.serving.refusal import Refusal
 from internvl.serving.translate import Opened, Order, Reference, Unopened
 from internvl.serving.wire import Prompt
 
+FRAMES = 8
+"""Taken from a video of a request that asks for no other number, where so many are taken at all."""
 CALLED = {"image": "picture", "video": "video", "pdf": "document"}
 
 
@@ -113,24 +116,32 @@ def open_all(order: Order, limits: Limits) -> dict[Reference, Opened]:
         try:
             opened[reference] = _open(reference, source, limits)
         except InternVLError as error:
-            raise type(error)(said(str(error), source, name)) from None
+            raise _placed(type(error)(said(str(error), source, name)), reference) from None
         except MemoryError:
             raise
         except Exception as error:  # a decoder at work on a stranger's bytes may raise anything
-            raise Unforeseen(f"{name}: it is damaged") from error
+            raise _placed(Unforeseen(f"{name}: it is damaged; send another copy"), reference) from error
         pixels += sum(width * height for width, height in _sizes(opened[reference]))
         if pixels > limits.clip_pixels:
-            raise MediaRefused(
+            over = MediaRefused(
                 f"{name}: with it the request has {pixels} pixels, at most {limits.clip_pixels} are held; send fewer"
             )
+            raise _placed(over, reference)
     return opened
+
+
+def _placed(error: InternVLError, reference: Reference) -> InternVLError:
+    """The error, which knows where its medium stands in the request."""
+    if isinstance(error, MediaError):
+        error.place = reference.place
+    return error
 
 
 def _open(reference: Reference, source: str | Path, limits: Limits) -> Opened:
     if reference.kind == "image":
         return Image(photo_of(source, limits), reference.max_tiles)
     if reference.kind == "video":
-        return video_of(source, limits, frames=reference.frames)
+        return video_of(source, limits, frames=reference.frames or min(FRAMES, limits.frames) or None)
     return [Image(page, reference.max_tiles) for page in pages_of(source, limits)]
 
 
@@ -152,12 +163,12 @@ def _source(address: str, limits: Limits) -> str | Path:
     return path
 
 
-PYTHON = (  # what messages say to callers in Python, and a client of a server can do nothing with
-    r" \(Limits[.\w]*\)",
-    r"; Limits\b.*",
-    r"; give the right one as password=.*",
-    r": choose some with pages=.*",
-    r" \(pass it as [^)]*\)",
+PYTHON = (  # what messages say to callers in Python, and what a client of a server can do instead
+    (r" \(Limits[.\w]*\)", ""),
+    (r"; Limits\b.*", "; send a data: address"),
+    (r"; give the right one as password=.*", "; send it unlocked"),
+    (r": choose some with pages=.*", "; send a shorter one, or its pages as pictures"),
+    (r" \(pass it as [^)]*\)", ""),
 )
 ADDRESS = r"['\"]?\b[a-z][a-z0-9+.-]*:/\S*?['\"]?(?=:? |:?$)"
 
@@ -170,8 +181,8 @@ def said(message: str, source: str | Path, name: str) -> str:
     """
     known = [name_of(source, ""), *(f"the {called}" for called in CALLED.values())]
     shown = "|".join(re.escape(written) for one in known if one for written in (repr(one), one))
-    for pattern in PYTHON:
-        message = re.sub(pattern, "", message)
+    for pattern, instead in PYTHON:
+        message = re.sub(pattern, instead, message)
     message = re.sub(rf"^({shown}|{ADDRESS})(?P<colon>: )?", lambda found: "" if found["colon"] else "its address",
                      message, flags=re.IGNORECASE)  # fmt: skip
     return f"{name}: {re.sub(ADDRESS, 'an address', message, flags=re.IGNORECASE)}"
@@ -208,6 +219,7 @@ def prompt_of(
 
 
 def _messages(order: Order, encoder: Encoder, limits: Limits) -> list[Message]:
+    _check_tiles(order, encoder)
     opened = open_all(order, limits)
     messages: list[Message] = []
     for draft in order.unopened:
@@ -215,6 +227,17 @@ def _messages(order: Order, encoder: Encoder, limits: Limits) -> list[Message]:
         budget = budget_of(encoder.config, order.max_tiles, document=document) if draft.references else None
         messages.append(shared(draft.message(opened), budget))
     return messages
+
+
+def _check_tiles(order: Order, encoder: Encoder) -> None:
+    """Tiles are asked for only of a model that cuts pictures."""
+    own = next((one for one in order.references if (one.max_tiles or 1) > 1), None)
+    asked = order.max_tiles or 1 if order.references else 1
+    if encoder.config.dynamic or (own is None and asked == 1):
+        return
+    field = own.place.removesuffix("url") + "max_dynamic_patch" if own else "max_tiles"
+    raise Refusal(f"{field}: found {own.max_tiles if own else asked}, but this model sees every picture as one tile; "
+                  "leave it out", param=field, code="unsupported_parameter")  # fmt: skip
 
 
 def _continued(prompts: Sequence[str], encoder: Encoder, id: int, most: int | None) -> tuple[Prompt, np.ndarray]:
@@ -244,6 +267,6 @@ def look(order: Order, limits: Limits, *, size: int, fit: Fit, id: int = 0) -> t
     return Prompt(id=id, ids=(), shape=tiles.shape, sizes=[photo.size for photo in photos]), tiles
 
 
-def pictures(addresses: Sequence[str]) -> Order:
+def pictures(images: Sequence[Reference]) -> Order:
     """An order that is nothing but pictures."""
-    return Order(model="", unopened=(Unopened("user", tuple(Reference("image", one) for one in addresses)),))
+    return Order(model="", unopened=(Unopened("user", tuple(images)),))

@@ -1,16 +1,31 @@
 """How a request is refused: one error class, and OpenAI's error shape with the right status.
 
-status   code                      when
-400      (the fault)               a field that is unknown, wrong, over a limit or not honoured here
-400      context_length_exceeded   more tokens than the model reads
-401      invalid_api_key           no key, or a wrong one
-404      model_not_found           a model that is not served
-413      body_too_large            more bytes than one request may have
-415      unsupported_media_type    not JSON; a data: address of a kind that is not read
-422      media_unreadable          a picture, video or document that is damaged
-429      queue_full                come again after Retry-After seconds
-500      internal_error            a fault of this server; what it was stands in its log, not in the answer
-503      unavailable               the model is starting again, or going away; come again
+status   code                         when
+400      invalid_value                a field is not what it may be
+400      invalid_type                 a field is of another type
+400      missing_required_parameter   a field that must be given is not
+400      unknown_parameter            a field that no such request has
+400      unsupported_parameter        a field that is known, and not honoured here
+400      limit_exceeded               a field is over a limit
+400      invalid_json                 the body is no JSON object
+400      invalid_http                 what came is no HTTP/1.1
+400      invalid_prompt               the model's template cannot write this conversation
+400      context_length_exceeded      more tokens than the model reads
+400      media_refused                a picture, video or document over a limit, or from an address that is not read
+401      invalid_api_key              no key, or a wrong one
+404      model_not_found              a model that is not served, or not on this route
+404      not_found                    a path that is none
+405      method_not_allowed           a path that is asked in another way
+408      request_timeout              the request did not arrive in time
+413      body_too_large               more bytes than one request may have
+415      unsupported_media_type       not JSON; a data: address of another kind than its part
+421      unknown_host                 the Host is not this server's
+422      media_unreadable             a picture, video or document that is damaged
+429      queue_full                   come again after Retry-After seconds
+431      headers_too_large            the first line and the headers have too many bytes
+500      internal_error               a fault of this server; what it was stands in its log, not in the answer
+503      unavailable                  the model is starting again, or going away; come again
+504      timeout                      the answer took too long
 """
 
 from __future__ import annotations
@@ -73,15 +88,15 @@ class Refusal(InternVLError):
                        retry_after=self.retry_after)  # fmt: skip
 
     def renamed(self, names: Mapping[str, str]) -> Refusal:
-        """The same of a field that has another name on the route that was asked. Places inside it are left out: what a
-        request is made into has others.
+        """The same of a field that has another name on the route that was asked. Places inside it are left out, unless
+        names has just this place: what a request is made into has others.
 
         >>> refusal = Refusal("messages[1].role: no", param="messages[1].role").renamed({"messages": "input"})
         >>> refusal.message, refusal.param
         ('input: no', 'input')
         """
         param = self.param or ""
-        own = names.get(re.split(r"[.\[]", param)[0])
+        own = names.get(param, names.get(re.split(r"[.\[]", param)[0]))
         if own is None:
             return self
         message = own + self.message[len(param) :] if self.message.startswith(param) else self.message
@@ -164,10 +179,10 @@ def refusal_of(error: BaseException) -> Refusal:
     message = " ".join(str(error).split())
     if isinstance(error, ContextOverflow):
         return Refusal(message, param="messages", code="context_length_exceeded")
+    if isinstance(error, MediaUnreadable):
+        return Refusal(message, status=422, param=error.place or "messages", code="media_unreadable")
     if isinstance(error, MediaError):
-        unreadable = isinstance(error, MediaUnreadable)
-        return Refusal(message, status=422 if unreadable else 400, param="messages",
-                       code="media_unreadable" if unreadable else "media_refused")  # fmt: skip
+        return Refusal(message, param=error.place or "messages", code="media_refused")
     if isinstance(error, PromptError):
         return Refusal(message, param="messages", code="invalid_prompt")
     return Refusal(message, code="invalid_value") if isinstance(error, UsageError) else internal()
@@ -237,6 +252,7 @@ CODES = {
     "not_honoured": "unsupported_parameter",
     "limit": "limit_exceeded",
     "media_type": "unsupported_media_type",
+    "media_refused": "media_refused",
     "invalid_type": "invalid_type",
 }
 

@@ -6,10 +6,12 @@ sends the whole conversation, as with chat.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from internvl.serving.fields import Fields, Many, Schema, at_most, by_field, by_kind, limits_of, refuse
@@ -209,9 +211,13 @@ class ResponsesRequest(Fields):
     def _whole(self, info: ValidationInfo) -> ResponsesRequest:
         self._check_parts()
         chat = self.as_chat()
-        check_order(chat.messages)
-        check_tools(chat.tools, chat.tool_choice)
-        check_media(chat.messages, limits_of(info).media)
+        try:
+            check_order(chat.messages)
+            check_tools(chat.tools, chat.tool_choice)
+            check_media(chat.messages, limits_of(info))
+        except PydanticCustomError as error:
+            found: Any = error.context
+            raise refuse(found["said"], kind=error.type, at=calling(self)(found["name"])) from None
         if len(chat.constraints()) > 1:
             raise refuse("tools ask for another form of the answer; send one of them", at="text.format")
         if self.top_logprobs and not self.include:
@@ -237,7 +243,7 @@ class ResponsesRequest(Fields):
             choice = NamedTool(type="function", function=FunctionName(name=choice.name))
         return ChatRequest.model_construct(
             model=self.model,
-            messages=self._messages(),
+            messages=[message for message, _ in self.turns()],
             max_tokens=self.max_output_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -266,27 +272,62 @@ class ResponsesRequest(Fields):
         named = NamedSchema.model_construct(name=form.name, description=form.description, schema_=form.schema_)
         return JsonSchema.model_construct(type="json_schema", json_schema=named)
 
-    def _messages(self) -> list[Message]:
-        system = [] if self.instructions is None else [SystemMessage(role="system", content=self.instructions)]
+    def turns(self) -> list[tuple[Message, str]]:
+        """The messages of the chat, and what each is here: of several items the last."""
+        instructed = self.instructions is not None
+        system = [(SystemMessage(role="system", content=self.instructions or ""), "instructions")] * instructed
         if isinstance(self.input, str):
-            return [*system, UserMessage(role="user", content=self.input)]
-        messages: list[Message] = [*system]
-        for item in self.input:
-            last = messages[-1] if messages else None
+            return [*system, (UserMessage(role="user", content=self.input), "input")]
+        turns: list[tuple[Message, str]] = [*system]
+        for place, item in enumerate(self.input):
+            last, at = turns[-1][0] if turns else None, f"input[{place}]"
             if isinstance(item, FunctionOutput):
-                messages.append(ToolMessage.model_construct(
-                    role="tool", content=_content(item.output), tool_call_id=item.call_id))  # fmt: skip
+                turns.append((ToolMessage.model_construct(
+                    role="tool", content=_content(item.output), tool_call_id=item.call_id), at))  # fmt: skip
             elif isinstance(item, InputMessage):
-                messages.append(_message(item))
+                turns.append((_message(item), at))
             else:
                 function = CalledFunction(name=item.name, arguments=item.arguments)
                 call = ToolCall(id=item.call_id, type="function", function=function)
                 if isinstance(last, AssistantMessage):  # the calls of one turn are items beside its words
                     calls = [*(last.tool_calls or ()), call]
-                    messages[-1] = last.model_copy(update={"tool_calls": calls})
+                    turns[-1] = last.model_copy(update={"tool_calls": calls}), at
                 else:
-                    messages.append(AssistantMessage.model_construct(role="assistant", tool_calls=[call]))
-        return messages
+                    turns.append((AssistantMessage.model_construct(role="assistant", tool_calls=[call]), at))
+        return turns
+
+
+INSIDE = {
+    ".role": "",  # some items have none
+    ".image_url.url": ".image_url",
+    ".file.file_data": ".file_data",
+    ".tool_call_id": ".call_id",
+    ".function": "",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+}
+"""What parts of a chat's places are called here."""
+PLACE = re.compile(r"messages(?:\[(\d+)\])?(.*)")
+
+
+def calling(request: ResponsesRequest) -> Callable[[str], str]:
+    """What a place of the chat that a request is read as is called in it.
+
+    >>> request = ResponsesRequest(model="m", instructions="Be brief.", input=[InputMessage(role="user", content="Hi")])
+    >>> calling(request)("messages[1].content[0].image_url.url"), calling(request)("tools[2].function.name")
+    ('input[0].content[0].image_url', 'tools[2].name')
+    """
+    turns = [at for _, at in request.turns()]
+
+    def called(place: str) -> str:
+        found = PLACE.fullmatch(place)
+        root = "" if found is None else "input" if found[1] is None else turns[int(found[1])]
+        inside = place if found is None else found[2]
+        for chat, here in INSIDE.items():
+            inside = inside.replace(chat, here)
+        return root if root in ("instructions", "input") else root + inside
+
+    return called
 
 
 def _message(item: InputMessage) -> Message:

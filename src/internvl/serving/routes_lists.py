@@ -23,7 +23,7 @@ async def health() -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", **published.told(None, published.Readiness, errors=(503,)))
+@router.get("/ready", **published.told(None, published.Readiness))
 async def ready(request: Request) -> Response:
     """A request would be answered now."""
     running = running_of(request)
@@ -59,13 +59,13 @@ def loaded(request: Request) -> Running:
     return running
 
 
-@router.get("/v1/models", **published.told(None, published.Models, errors=(503,)))
+@router.get("/v1/models", **published.told(None, published.Models))
 async def models(request: Request) -> Response:
     """What is served."""
     return JSONResponse({"object": "list", "data": served(loaded(request))})
 
 
-@router.get("/v1/models/{model:path}", **published.told(None, published.Model, errors=(404, 503)))
+@router.get("/v1/models/{model:path}", **published.told(None, published.Model, errors=(404,)))
 async def model(request: Request, model: str) -> Response:
     """One of the models."""
     listed = {one["id"]: one for one in served(loaded(request))}
@@ -82,20 +82,25 @@ async def embeddings(request: Request) -> Response:
     asked = await running.read(request, EmbeddingRequest)
     facts = running.backend.facts
     if facts.embedder is None:
-        raise Refusal("no model for embeddings is served here; start the server with --embedder MODEL", status=404,
-                      param="model", code="model_not_found")  # fmt: skip
+        raise Refusal(f"{facts.model} is served here, which makes no vectors, and nothing else; ask a server that "
+                      "was started with --embedder", status=404, param="model", code="model_not_found")  # fmt: skip
+    if asked.model == facts.model != facts.embedder:
+        raise Refusal(f"{facts.model} makes no vectors; ask {facts.embedder} for them", status=404, param="model",
+                      code="model_not_found")  # fmt: skip
     check_model(asked.model, [facts.embedder])
-    with in_words_of({"messages": "input"}):
-        return await _embedded(request, running, asked, facts.embedder)
+    return await _embedded(request, running, asked, facts.embedder)
 
 
 async def _embedded(request: Request, running: Running, asked: EmbeddingRequest, model: str) -> Response:
     texts = [(place, one) for place, one in enumerate(asked.inputs) if isinstance(one, str)]
     images = [(place, one) for place, one in enumerate(asked.inputs) if not isinstance(one, str)]
-    shown = [Reference("image", one.image_url.url) for _, one in images]
-    vectors, tokens = await running.flights.fly(
-        request.receive, running.backend.embed([text for _, text in texts], shown)
-    )
+    shown = [Reference("image", one.image_url.url, place=f"input[{place}].image_url.url") for place, one in images]
+    listed = not isinstance(asked.input, str)
+    names = {f"texts[{n}]": f"input[{place}]" if listed else "input" for n, (place, _) in enumerate(texts)}
+    with in_words_of({"messages": "input", **names}):
+        vectors, tokens = await running.flights.fly(
+            request.receive, running.backend.embed([text for _, text in texts], shown)
+        )
     places = [place for place, _ in (*texts, *images)]
     ordered = [vectors[places.index(place)].tolist() for place in range(len(places))]
     request.state.note.prompt = tokens

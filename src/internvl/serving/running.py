@@ -75,9 +75,9 @@ class Running:
 
     @property
     def limits(self) -> RequestLimits:
-        """No request can have more answers than there are slots."""
+        """No request can have more answers than there are slots, or frames than are read."""
         limits = self.settings.limits
-        return replace(limits, n=min(limits.n, self.backend.facts.slots))
+        return replace(limits, n=min(limits.n, self.backend.facts.slots), frames=self.settings.media.frames)
 
     async def read(self, request: Request, kind: type[R]) -> R:
         """The request that a body holds, with every field checked."""

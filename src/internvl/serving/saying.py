@@ -10,6 +10,7 @@ model: what comes sooner than `PACE` after the last Piece of an answer waits for
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from internvl.data.encode import Encoder
-from internvl.errors import PlaceholderMismatch
+from internvl.errors import PlaceholderMismatch, UsageError
 from internvl.inference.answer import GrowingText
 from internvl.inference.constrain import Grammars
 from internvl.inference.constraint import Constraint
@@ -28,6 +29,7 @@ from internvl.inference.engine import Request
 from internvl.inference.pieces import overlap
 from internvl.inference.sampling import SamplingConfig, Token
 from internvl.inference.seen import digest
+from internvl.serving.refusal import Refusal
 from internvl.serving.wire import Ask, Done, Piece
 
 PACE = 0.04
@@ -104,8 +106,29 @@ class Speech:
         if ask.constraint is None:
             return None
         form: dict[str, Any] = dict(ask.constraint)
-        first, lead = self._grammars.start(Constraint(**form), self._encoder.stop_ids), self._encoder.lead_ids
+        asked, lead = Constraint(**form), self._encoder.lead_ids
+        try:
+            first = self._grammars.start(asked, self._encoder.stop_ids)
+        except UsageError as error:
+            raise of_form(error, self._at_fault(asked, ask.constraint_at)) from None
         return lambda: Led(first.copy(), lead, self._vocab) if lead else first.copy()
+
+    def _at_fault(self, form: Constraint, at: Sequence[str]) -> Sequence[str]:
+        """The field whose form cannot be kept: of several tools the first whose own schema cannot."""
+        calls: list[Any] = json.loads(form.source)["anyOf"] if len(at) > 1 else []
+        for place, field in enumerate(at[: len(calls)]):  # the others stay where they are: references count on it
+            alone = [call if number == place else {"type": "null"} for number, call in enumerate(calls)]
+            try:
+                self._grammars.renewed(Constraint(form.kind, json.dumps({"anyOf": alone})))
+            except UsageError:
+                return [field]
+        return at
+
+
+def of_form(error: UsageError, at: Sequence[str]) -> Refusal:
+    """A form that cannot be kept, as its client is told. at: the fields that ask for it."""
+    field = at[0].partition("[")[0] if len(at) > 1 else "".join(at) or None
+    return Refusal(f"{field}: {error}" if field else str(error), param=field, code="invalid_value")
 
 
 class Led:

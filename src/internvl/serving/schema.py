@@ -6,13 +6,23 @@ field, or in a table of what is not honoured. Everything else is refused with th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, Tag, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from internvl.serving.fields import Fields, Many, Texts, at_most, by_field, by_kind, limits_of, refuse
+from internvl.serving.fields import (
+    Fields,
+    Many,
+    RequestLimits,
+    Texts,
+    at_most,
+    by_field,
+    by_kind,
+    limits_of,
+    refuse,
+)
 from internvl.serving.messages import (
     ChatMessage,
     Choices,
@@ -201,7 +211,7 @@ class ChatRequest(Drawn):
     def _whole(self, info: ValidationInfo) -> ChatRequest:
         check_order(self.messages)
         check_tools(self.tools, self.tool_choice)
-        check_media(self.messages, limits_of(info).media)
+        check_media(self.messages, limits_of(info))
         if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
             raise refuse(f"found {self.max_completion_tokens}, but max_tokens is {self.max_tokens}; send one of them",
                          at="max_completion_tokens")  # fmt: skip
@@ -220,23 +230,32 @@ class ChatRequest(Drawn):
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
 
-def check_media(messages: list[Any], most: int) -> None:
+def check_media(messages: list[Any], limits: RequestLimits) -> None:
     """How many pictures, videos and documents there are, and that a data: address is of the kind its part says."""
-    found = 0
+    found: list[tuple[ImagePart | VideoPart | FilePart, str]] = []
     for place, message in enumerate(messages):
         content = message.content if isinstance(message, UserMessage) else ""
         for number, part in enumerate(content if isinstance(content, list) else ()):
             if isinstance(part, TextPart):
                 continue
-            found += 1
-            check_kind(part, f"messages[{place}].content[{number}]")
-    check_number(found, most, "messages")
+            found.append((part, f"messages[{place}].content[{number}]"))
+            check_kind(*found[-1])
+    check_number([f"{at}.{medium_of(part)[0]}" for part, at in found], limits.media, MEDIA, "messages")
+    images = [f"{at}.image_url.url" for part, at in found if isinstance(part, ImagePart)]
+    check_number(images, limits.images, "pictures", "messages")
 
 
-def check_number(found: int, most: int, at: str) -> None:
-    if found > most:
-        raise refuse(f"found {found} pictures, videos and documents, at most {most} are taken; send fewer",
-                     kind="limit", at=at)  # fmt: skip
+MEDIA = "pictures, videos and documents"
+
+
+def check_number(found: Sequence[str], most: int | None, what: str, at: str) -> None:
+    """found: the place of each."""
+    if most is None:
+        return
+    if found and not most:
+        raise refuse(f"no {what} are taken here; send text", kind="limit", at=found[0])
+    if len(found) > most:
+        raise refuse(f"found {len(found)} {what}, at most {most} are taken; send fewer", kind="limit", at=at)
 
 
 UNKNOWN = "application/octet-stream"
@@ -244,13 +263,14 @@ UNKNOWN = "application/octet-stream"
 
 def check_kind(part: ImagePart | VideoPart | FilePart, where: str) -> None:
     """What a data: address says it holds is what its part is for."""
-    name, kinds, address = _medium(part)
+    name, kinds, address = medium_of(part)
     kind = data_kind(address)
     if kind and not kind.startswith(kinds):
-        raise refuse(f"this is {shown(kind)}; expected {' or '.join(kinds)}", kind="media_type", at=f"{where}.{name}")
+        raise refuse(f"this is {shown(kind)}; expected {' or '.join(kinds)}, send it in a part of its own kind",
+                     kind="media_type", at=f"{where}.{name}")  # fmt: skip
 
 
-def _medium(part: ImagePart | VideoPart | FilePart) -> tuple[str, tuple[str, ...], str]:
+def medium_of(part: ImagePart | VideoPart | FilePart) -> tuple[str, tuple[str, ...], str]:
     """The field of a part's address, the kinds that it may have, and the address."""
     if isinstance(part, ImagePart):
         return "image_url.url", ("image/", UNKNOWN), part.image_url.url
@@ -339,7 +359,9 @@ class EmbeddingRequest(Fields):
                 if one.image_url.max_dynamic_patch is not None:
                     raise refuse("a vector is of one view of a picture; leave it out", kind="not_honoured",
                                  at=f"input[{place}].image_url.max_dynamic_patch")  # fmt: skip
-        check_number(sum(isinstance(one, ImagePart) for one in self.inputs), limits_of(info).media, "input")
+        images = [f"input[{n}].image_url.url" for n, one in enumerate(self.inputs) if isinstance(one, ImagePart)]
+        for most in (limits_of(info).media, limits_of(info).images):
+            check_number(images, most, "pictures", "input")
         return self
 
 
@@ -376,5 +398,5 @@ class TokenizeRequest(Fields):
                          at="add_special_tokens")  # fmt: skip
         check_order(self.messages)
         check_tools(self.tools, None)
-        check_media(self.messages, limits_of(info).media)
+        check_media(self.messages, limits_of(info))
         return self

@@ -11,8 +11,9 @@ where its part stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from internvl.data.prompts import IMAGE, VIDEO, Image, Message, Part, Role, Text, Video
@@ -32,8 +33,8 @@ from internvl.serving.messages import (
     VideoPart,
 )
 from internvl.serving.refusal import Refusal
-from internvl.serving.responses import ResponsesRequest
-from internvl.serving.schema import ChatRequest, CompletionRequest, Drawn, TokenizeRequest
+from internvl.serving.responses import ResponsesRequest, calling
+from internvl.serving.schema import ChatRequest, CompletionRequest, Drawn, TokenizeRequest, medium_of
 from internvl.serving.tools import Call, Tool, ToolUse, answered
 
 COMPLETION_TOKENS = 16
@@ -58,6 +59,8 @@ class Reference:
     """None: its share of the message's budget."""
     frames: int | None = None
     """Of a video; None: as many as the server takes."""
+    place: str = field(default="messages", compare=False)
+    """The field of the request that it first came in."""
 
 
 Opened = Image | Video | Sequence[Image]
@@ -136,6 +139,8 @@ class Order:
     sampling: Sampling = Sampling()
     n: int = 1
     constraint: Constraint | None = None
+    constraint_at: tuple[str, ...] = field(default=(), compare=False)
+    """The field that asks for it; of tools one each, as they stand in its schema."""
     tools: ToolUse | None = None
     max_tiles: int | None = None
     logprobs: bool = False
@@ -150,6 +155,15 @@ class Order:
     def references(self) -> tuple[Reference, ...]:
         """Everything that is to be opened, each once."""
         return tuple(dict.fromkeys(one for draft in self.unopened for one in draft.references))
+
+    def called(self, name: Callable[[str], str]) -> Order:
+        """The same, with its places as another route calls them."""
+
+        def of(part: Text | Reference) -> Text | Reference:
+            return part if isinstance(part, Text) else replace(part, place=name(part.place))
+
+        unopened = (replace(draft, parts=tuple(map(of, draft.parts))) for draft in self.unopened)
+        return replace(self, unopened=tuple(unopened), constraint_at=tuple(map(name, self.constraint_at)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +189,7 @@ def translate(
     """
     preset = preset or Preset()
     if isinstance(request, ResponsesRequest):
-        return translate(request.as_chat(), preset)
+        return translate(request.as_chat(), preset).called(calling(request))
     if isinstance(request, TokenizeRequest):
         if request.messages is None:
             return Order(model=request.model or "", prompts=(request.prompt or "",))
@@ -186,14 +200,14 @@ def translate(
     if isinstance(request, CompletionRequest):
         alternatives = request.logprobs or 0
         sampling = _sampling(request, preset, request.max_tokens or COMPLETION_TOKENS, alternatives)
-        return Order(prompts=tuple(request.prompts), sampling=sampling, constraint=_constraint(request),
+        return Order(prompts=tuple(request.prompts), sampling=sampling, **_formed(request),
                    logprobs=request.logprobs is not None, **_sent(request))  # fmt: skip
     tools = _tools(request)
     most = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     return Order(
         unopened=tuple(_unopened(request, tools, preset)),
         sampling=_sampling(request, preset, most, request.top_logprobs or 0),
-        constraint=_constraint(request, tools),
+        **_formed(request, tools),
         tools=tools,
         max_tiles=request.max_tiles,
         logprobs=bool(request.logprobs),
@@ -220,7 +234,8 @@ def _sampling(request: Drawn, preset: Preset, most: int | None, top_logprobs: in
         warmth = 0.0
     least = request.min_tokens or 0
     if most is not None and least > most:
-        raise Refusal(f"min_tokens is {least}, more than the {most} that are asked for; lower it", param="min_tokens")
+        raise Refusal(f"min_tokens is {least}, more than the {most} that are asked for; lower it", param="min_tokens",
+                      code="invalid_value")  # fmt: skip
     stop = request.stop or []
     return Sampling(
         max_new_tokens=most,
@@ -235,33 +250,49 @@ def _sampling(request: Drawn, preset: Preset, most: int | None, top_logprobs: in
     )
 
 
-def _constraint(request: Drawn, tools: ToolUse | None = None) -> Constraint | None:
-    """The form that an answer must have. There is one at most: `constraints()` has seen to that."""
-    fields = ["tools"] if tools else request.constraints()
+def _formed(request: Drawn, tools: ToolUse | None = None) -> dict[str, Any]:
+    """The form that an answer must have, and the fields that ask for it. `constraints()` has seen to one at most."""
+    asked = _called_form(request, tools) if tools else _form(request)
+    if asked is None:
+        return {}
+    at, form = asked
     try:
-        return _called_form(tools) if tools else _form(request)
+        return {"constraint": form(), "constraint_at": at}
     except UsageError as error:
-        raise Refusal(f"{fields[0]}: {error}", param=fields[0], code="invalid_value") from None
+        field = at[0] if len(at) == 1 else at[0].partition("[")[0]
+        raise Refusal(f"{field}: {error}", param=field, code="invalid_value") from None
 
 
-def _called_form(tools: ToolUse) -> Constraint | None:
-    return Constraint.json_schema(tools.schema()) if tools.must else None
+Form = tuple[tuple[str, ...], Callable[[], Constraint]]
+"""The fields that ask for it, and what makes it."""
 
 
-def _form(request: Drawn) -> Constraint | None:
+def _called_form(request: Drawn, tools: ToolUse) -> Form | None:
+    if not tools.must or not isinstance(request, ChatRequest):
+        return None
+    places = {tool.function.name: place for place, tool in enumerate(request.tools or ())}
+    at = tuple(f"tools[{places[tool.name]}].function.parameters" for tool in tools.tools)
+    return at, lambda: Constraint.json_schema(tools.schema())
+
+
+def _form(request: Drawn) -> Form | None:
     form = request.response_format if isinstance(request, ChatRequest) else None
+    if isinstance(form, JsonObject):
+        return ("response_format",), Constraint.json_object
+    if isinstance(form, JsonSchema):
+        return ("response_format.json_schema.schema",), partial(Constraint.json_schema, form.json_schema.schema_)
     inner = request.structured_outputs
-    if isinstance(form, JsonObject) or (inner and inner.json_object):
-        return Constraint.json_object()
+    if inner and inner.json_object:
+        return ("structured_outputs.json_object",), Constraint.json_object
+    before = "guided_" if inner is None else "structured_outputs."
     schema = request.guided_json if inner is None else inner.json_
-    schema = form.json_schema.schema_ if isinstance(form, JsonSchema) else schema
     if schema is not None:
-        return Constraint.json_schema(schema)
+        return (f"{before}json",), partial(Constraint.json_schema, schema)
     pattern = request.guided_regex if inner is None else inner.regex
     if pattern is not None:
-        return Constraint.regex(pattern)
+        return (f"{before}regex",), partial(Constraint.regex, pattern)
     choices = request.guided_choice if inner is None else inner.choice
-    return None if choices is None else Constraint.choice(choices)
+    return None if choices is None else ((f"{before}choice",), partial(Constraint.choice, choices))
 
 
 def _tools(request: ChatRequest) -> ToolUse | None:
@@ -318,7 +349,7 @@ def _unopened(request: ChatRequest, tools: ToolUse | None, preset: Preset) -> li
             waiting = [call.id for call in message.tool_calls or ()]
             unopened.append(Unopened("assistant", (Text(_spoken(message)),)))
         elif isinstance(message, UserMessage):
-            unopened.append(Unopened("user", tuple(_user_parts(message, request.num_frames))))
+            unopened.append(Unopened("user", tuple(_user_parts(message, request.num_frames, f"messages[{place}]"))))
     return unopened
 
 
@@ -336,21 +367,24 @@ PLACE = "<IMAGE_TOKEN>"
 """Where LMDeploy, and VLMEvalKit that asks it, puts a picture into a text."""
 
 
-def _user_parts(message: UserMessage, frames: int | None) -> list[Text | Reference]:
+def _user_parts(message: UserMessage, frames: int | None, at: str) -> list[Text | Reference]:
     if isinstance(message.content, str):
         return [Text(message.content)]
     parts: list[Text | Reference] = []
     alone = all(isinstance(part, ImagePart) for part in message.content[:-1])
-    for part in message.content:
+    for number, part in enumerate(message.content):
         if isinstance(part, TextPart):
             parts.append(Text(_without_heading(part.text, pictures=len(parts) if alone else 0)))
-        elif isinstance(part, ImagePart):
+            continue
+        name, _, address = medium_of(part)
+        place = f"{at}.content[{number}].{name}"
+        if isinstance(part, ImagePart):
             tiles = 1 if part.image_url.detail == "low" else part.image_url.max_dynamic_patch
-            parts.append(Reference("image", part.image_url.url, tiles))
+            parts.append(Reference("image", address, tiles, place=place))
         elif isinstance(part, VideoPart):
-            parts.append(Reference("video", part.video_url.url, frames=frames))
+            parts.append(Reference("video", address, frames=frames, place=place))
         else:
-            parts.append(Reference("pdf", part.file.file_data))
+            parts.append(Reference("pdf", address, place=place))
     return parts
 
 

@@ -39,7 +39,8 @@ class Embedding:
         self.tiles = 0 if pixels is None else len(pixels)
         """Pictures, which are in memory until all is embedded."""
         if most is not None and self.tiles > most:
-            raise UsageError(f"{self.tiles} pictures came; a request may bring {most}")
+            raise Refusal(f"found {self.tiles} pictures, at most {most} are taken; send fewer", param="input",
+                          code="limit_exceeded")  # fmt: skip
         if not asked.texts and not self.tiles:
             raise UsageError("there is nothing to embed; give texts or pictures")
         self._embedder, self._texts, self._pixels = embedder, list(asked.texts), pixels
@@ -63,8 +64,9 @@ class Embedding:
             for number, text in enumerate(part, start):
                 length = len(encode_text(tokenizer, text, length=sys.maxsize))
                 if length > TEXT_LENGTH:  # the model would read its beginning only
-                    raise Refusal(f"text {number + 1} has {length} tokens, at most {TEXT_LENGTH} are read; shorten it",
-                                  param="input", code="context_length_exceeded")  # fmt: skip
+                    at = f"texts[{number}]"
+                    raise Refusal(f"{at}: this text has {length} tokens, at most {TEXT_LENGTH} are read; shorten it",
+                                  param=at, code="context_length_exceeded")  # fmt: skip
                 self.tokens += length
             self._found.append(self._embedder.texts(part).cpu().numpy())
             yield

@@ -182,7 +182,8 @@ class VllmWorker:
     async def _answer(self, ask: Ask, tiles: np.ndarray | None) -> None:
         slots = self._loaded.plan.slots
         if not 1 <= ask.n <= slots:
-            raise UsageError(f"n is {ask.n}; it must be 1 to {slots}, the answers that can grow at a time")
+            raise Refusal(f"n is {ask.n}; it must be 1 to {slots}, the answers that can grow at a time", param="n",
+                          code="limit_exceeded")  # fmt: skip
         content, growing = await asyncio.to_thread(self._prepared, ask, tiles)
         self._drawing += 1
         try:

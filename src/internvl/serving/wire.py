@@ -128,6 +128,8 @@ class Ask:
     n: int = 1
     constraint: Mapping[str, Any] | None = None
     """The fields of `internvl.inference.constraint.Constraint`."""
+    constraint_at: Sequence[str] = ()
+    """The field of the request that asks for it; of tools one each, in the order of its `anyOf`."""
     logprobs: bool = False
     """Whether Pieces say how likely their tokens were."""
     strip: bool = True

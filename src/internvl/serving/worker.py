@@ -33,8 +33,8 @@ from internvl.inference.embed import Embedder
 from internvl.inference.engine import Engine, EngineConfig, Event, Failed, QueueFull, Request, Spoke
 from internvl.serving.backend import Facts
 from internvl.serving.inbox import INBOX, Inbox, Prepared, listen
-from internvl.serving.refusal import queue_full, refusal_of
-from internvl.serving.saying import Saying, Speech
+from internvl.serving.refusal import Refusal, queue_full, refusal_of
+from internvl.serving.saying import Saying, Speech, of_form
 from internvl.serving.vectors import Embedding
 from internvl.serving.wire import (
     Ask,
@@ -183,7 +183,8 @@ class Worker:
         if now["queued"] >= most.queue or brought <= most.waiting_tiles < now["waiting_tiles"] + brought:
             raise QueueFull("as many requests or tiles wait as may")
         if not 1 <= ask.n <= most.slots:  # before so many answers are made ready
-            raise UsageError(f"n is {ask.n}; it must be 1 to {most.slots}, the answers that can grow at a time")
+            raise Refusal(f"n is {ask.n}; it must be 1 to {most.slots}, the answers that can grow at a time", param="n",
+                          code="limit_exceeded")  # fmt: skip
         asked = Asked(ask, dict(enumerate(self._speech.answers(ask))), brought)
         if tiles is None and ask.constraint is None:
             self._submit(asked, self._speech.request(ask))
@@ -236,6 +237,8 @@ class Worker:
 
     def _told(self, asked: Asked, event: Event) -> list[Piece | Done | Refused]:
         if isinstance(event, Failed):
+            if isinstance(event.error, UsageError) and asked.ask.constraint is not None:
+                raise of_form(event.error, asked.ask.constraint_at)
             raise event.error
         if not isinstance(event, Spoke):
             return [*self._over(asked, event.answer, event.finish, event.reused)]
