@@ -59,7 +59,7 @@ class Draft:
     def choose(self, logits: Tensor, likeliest: int) -> int:
         """The next id, from the logits (vocab,) of its place, the likeliest of which is known."""
         config = self.config
-        early = len(self.ids) < config.min_new_tokens
+        early = len(self.ids) < config.min_new_tokens and likeliest in self.stop_ids
         if config.is_greedy and config.repetition_penalty == 1.0 and not early and self._constraint is None:
             return likeliest
         scores = shape(logits.float(), config, self.ids, self.stop_ids, self.counted)
