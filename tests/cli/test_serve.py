@@ -16,9 +16,9 @@ from internvl.cli.serve import limited
 from internvl.data.media import open_pdf, open_video
 from internvl.errors import MediaRefused, UsageError
 from internvl.serving import first
+from internvl.serving.order import Order, Reference, Unopened
 from internvl.serving.reading import open_all
 from internvl.serving.settings import Settings
-from internvl.serving.translate import Order, Reference, Unopened
 from internvl.weights.hub import NANO
 from internvl.weights.load import DTYPES
 from tests.e2e.served import PATIENCE, Served, until

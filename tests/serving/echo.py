@@ -17,9 +17,9 @@ from internvl.data.prompts import Text
 from internvl.serving.app import create_app
 from internvl.serving.backend import Counted, Facts
 from internvl.serving.listen import Server, address_of, bind
+from internvl.serving.order import Order, Reference
 from internvl.serving.refusal import Refusal
 from internvl.serving.settings import Settings
-from internvl.serving.translate import Order, Reference
 from internvl.serving.wire import Done, Piece
 
 KEY = "sk-0123456789abcdef"

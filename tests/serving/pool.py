@@ -19,9 +19,9 @@ import pytest
 from internvl.data.prompts import Text
 from internvl.serving import readers as module
 from internvl.serving.described import described
+from internvl.serving.order import Order, Reference, Unopened
 from internvl.serving.readers import Readers, ReadersConfig
 from internvl.serving.refusal import Refusal
-from internvl.serving.translate import Order, Reference, Unopened
 from internvl.serving.wire import Prompt
 
 T = TypeVar("T")

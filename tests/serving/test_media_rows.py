@@ -21,9 +21,9 @@ import pytest
 
 from internvl.data.image import to_rgb
 from internvl.serving import child
+from internvl.serving.order import Reference
 from internvl.serving.readers import SERVICE
 from internvl.serving.refusal import Refusal
-from internvl.serving.translate import Reference
 from tests.data.test_fetch import NOT_PUBLIC, Server, drip, flood, moved, ok
 from tests.data.test_media import png_header
 from tests.data.test_video import film

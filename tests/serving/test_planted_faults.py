@@ -10,7 +10,7 @@ import pytest
 
 from internvl.data.prompts import Text
 from internvl.errors import InternVLError
-from internvl.serving import fields, refusal, response_events, responses, schema, tools, translate
+from internvl.serving import fields, order, refusal, response_events, responses, schema, tools, translate
 from internvl.serving.refusal import Refusal
 from tests.serving import test_clients, test_errors, test_fields, test_schema, test_tools, test_translate
 
@@ -50,22 +50,22 @@ def says_what_went_wrong_inside(patch: pytest.MonkeyPatch) -> None:
 
 
 def reads_typed_text_as_structure(patch: pytest.MonkeyPatch) -> None:
-    whole = translate.Unopened.message
+    whole = order.Unopened.message
 
     def message(self, opened=None):
         read = whole(self, opened)
         return replace(read, parts=tuple(part.text if isinstance(part, Text) else part for part in read.parts))
 
-    patch.setattr(translate.Unopened, "message", message)
+    patch.setattr(order.Unopened, "message", message)
 
 
 def puts_all_media_first(patch: pytest.MonkeyPatch) -> None:
     def message(self, opened):
-        media = [one for part in self.references for one in translate._shown((opened or {})[part])]
-        texts = [part for part in self.parts if isinstance(part, translate.Text)]
-        return translate.Message(self.role, (*media, *texts))
+        media = [one for part in self.references for one in order._shown((opened or {})[part])]
+        texts = [part for part in self.parts if isinstance(part, order.Text)]
+        return order.Message(self.role, (*media, *texts))
 
-    patch.setattr(translate.Unopened, "message", message)
+    patch.setattr(order.Unopened, "message", message)
 
 
 def leaves_answers_as_they_came(patch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def calls_places_of_an_input_as_a_chat_does(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_where_a_picture_stood(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(translate.Order, "called", lambda self, name: self)
+    patch.setattr(order.Order, "called", lambda self, name: self)
 
 
 def rows(test: Callable[..., None], table: list) -> Callable[[], None]:

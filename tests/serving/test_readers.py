@@ -19,11 +19,11 @@ from internvl.data.prompts import Text
 from internvl.errors import InternVLError
 from internvl.serving import child, readers
 from internvl.serving.native import CONTEXT, readers_config
+from internvl.serving.order import Order, Reference
 from internvl.serving.reader import Bounds
 from internvl.serving.readers import SERVICE, Readers, ReadersConfig
 from internvl.serving.refusal import Refusal
 from internvl.serving.settings import Settings
-from internvl.serving.translate import Order, Reference
 from internvl.serving.wire import Memory, Prompt, WireError
 from tests.serving.pool import TILE, Pool, data, nano, order, png, pool
 

@@ -25,6 +25,7 @@ from internvl.errors import ContextOverflow, InternVLError, MediaRefused, MediaU
 from internvl.inference.attached import asked, budget_of
 from internvl.inference.chat import Chat
 from internvl.inference.seen import digest
+from internvl.serving.order import Order, Reference, Unopened
 from internvl.serving.reading import (
     as_json,
     digests_of,
@@ -38,7 +39,6 @@ from internvl.serving.reading import (
     said,
 )
 from internvl.serving.refusal import Refusal, refusal_of
-from internvl.serving.translate import Order, Reference, Unopened
 from tests.data.test_video import film
 from tests.serving.pool import data, order, png
 

@@ -9,9 +9,9 @@ import pytest
 from internvl.errors import UsageError
 from internvl.inference.sampling import SamplingConfig
 from internvl.serving.fields import RequestLimits
+from internvl.serving.order import Sampling
 from internvl.serving.responses import ResponsesRequest
 from internvl.serving.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
-from internvl.serving.translate import Sampling
 from tests.serving.requests import ADD, HI, KINDS, PDF, PNG, chat, image, refusal, shown
 
 CALLED = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}

@@ -14,11 +14,12 @@ from internvl.inference.constraint import Constraint
 from internvl.inference.contents import contents
 from internvl.inference.sampling import SamplingConfig
 from internvl.serving.fields import understood
+from internvl.serving.order import Order, Reference, Unopened
 from internvl.serving.refusal import Refusal
 from internvl.serving.responses import ResponsesRequest
 from internvl.serving.schema import ChatRequest, CompletionRequest, TokenizeRequest
 from internvl.serving.tools import Tool, ToolUse
-from internvl.serving.translate import Order, Preset, Reference, Unopened, translate
+from internvl.serving.translate import Preset, translate
 from tests.serving.requests import ADD, HI, PDF, PNG, chat, image, shown
 
 PHOTO = Pillow.new("RGB", (4, 4))

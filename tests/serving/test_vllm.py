@@ -31,9 +31,9 @@ from internvl.errors import InternVLError, UsageError
 from internvl.inference.constraint import Constraint
 from internvl.inference.sampling import SamplingConfig
 from internvl.serving.backend import Counted
+from internvl.serving.order import Order, Reference, Sampling, Unopened
 from internvl.serving.refusal import Refusal
 from internvl.serving.settings import KEYS_VARIABLE, Settings
-from internvl.serving.translate import Order, Reference, Sampling, Unopened
 from internvl.serving.vllm import VllmBackend, VllmOptions
 from internvl.serving.vllm_model import Plan, command, environment, fingerprint, gibibytes, servable
 from internvl.serving.vllm_request import Look, VllmError, body, chunk, packed, runs, sampled

@@ -27,8 +27,8 @@ from internvl.nano.sample import Kit
 from internvl.nano.world import World
 from internvl.serving.backend import Counted
 from internvl.serving.native import NativeBackend
+from internvl.serving.order import Order, Reference, Sampling, Unopened
 from internvl.serving.settings import Settings
-from internvl.serving.translate import Order, Reference, Sampling, Unopened
 from internvl.serving.vllm import VllmBackend, VllmOptions
 from internvl.serving.wire import Done, Piece
 

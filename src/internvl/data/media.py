@@ -77,7 +77,7 @@ def open_image(source: Source | Image.Image, limits: Limits = OPEN, *, name: str
 
     Raises MediaRefused for what is over a limit or not allowed, MediaUnreadable for what is damaged or no picture.
 
-    >>> open_image("photo.jpg").size
+    >>> open_image("photo.jpg").size  # doctest: +SKIP
     (1920, 1080)
     """
     if isinstance(source, Image.Image):
@@ -118,7 +118,7 @@ def open_video(
 ) -> Clip:
     """Some frames of a video with their times; `bound` is (start, end) in seconds. Which frames: `video.frame_indices`.
 
-    >>> open_video("clip.mp4", frames=4).times
+    >>> open_video("clip.mp4", frames=4).times  # doctest: +SKIP
     (0.6, 1.9, 3.1, 4.4)
     """
     from internvl.data.video import frame_indices  # PyAV is loaded only where a video is opened
@@ -145,7 +145,7 @@ def open_pdf(
 ) -> list[Image.Image]:
     """Pages of a PDF as RGB pictures whose longer side has `size` pixels; `pages` counts from 1, None means all.
 
-    >>> len(open_pdf("paper.pdf", pages=[1, 2]))
+    >>> len(open_pdf("paper.pdf", pages=[1, 2]))  # doctest: +SKIP
     2
     """
     from internvl.data import document  # PDFium is loaded only where a document is opened

@@ -15,9 +15,9 @@ from typing import Any, TypeVar, cast
 
 from internvl.serving.backend import Backend, Counted
 from internvl.serving.logs import Note
+from internvl.serving.order import Order
 from internvl.serving.replies import Choice, Finish, TokenSaid, Usage
 from internvl.serving.tools import Call, CallReader
-from internvl.serving.translate import Order
 from internvl.serving.wire import Done, Piece
 
 T = TypeVar("T")

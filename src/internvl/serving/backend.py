@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from internvl.data.encode import Encoder
-from internvl.serving.translate import Order, Reference
+from internvl.serving.order import Order, Reference
 from internvl.serving.wire import Done, Piece, Serve
 
 

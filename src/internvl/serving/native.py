@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from internvl.serving.backend import Counted, Facts
+from internvl.serving.order import Order, Reference
 from internvl.serving.reader import Bounds
 from internvl.serving.readers import Readers, ReadersConfig
 from internvl.serving.refusal import Refusal
 from internvl.serving.settings import Settings
 from internvl.serving.supervisor import Supervisor
-from internvl.serving.translate import Order, Reference
 from internvl.serving.wire import Ask, Done, Piece, Prompt, Serve
 
 CONTEXT = 8192

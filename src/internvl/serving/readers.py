@@ -21,10 +21,10 @@ from typing import Any
 from internvl.data.limits import MIB, Limits
 from internvl.errors import InternVLError
 from internvl.serving.child import Lane, Reader, described
+from internvl.serving.order import Order, Reference
 from internvl.serving.reader import Bounds
 from internvl.serving.reading import as_json, limits_as_json, pictures
 from internvl.serving.refusal import Refusal, queue_full, unavailable
-from internvl.serving.translate import Order, Reference
 from internvl.serving.wire import Look, Memory, Open, Prompt, Read, Refused
 
 log = logging.getLogger("internvl.readers")

@@ -29,8 +29,8 @@ from internvl.data.prompts import Image, Message, Text, Video
 from internvl.errors import ContextOverflow, InternVLError, MediaError, MediaRefused, MediaUnreadable, PromptError
 from internvl.inference.attached import budget_of, pages_of, photo_of, shared, video_of
 from internvl.serving.fields import is_data
+from internvl.serving.order import Opened, Order, Reference, Unopened
 from internvl.serving.refusal import Refusal
-from internvl.serving.translate import Opened, Order, Reference, Unopened
 from internvl.serving.wire import Prompt
 
 FRAMES = 8

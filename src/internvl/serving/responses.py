@@ -42,7 +42,8 @@ from internvl.serving.messages import (
     check_order,
     check_tools,
 )
-from internvl.serving.schema import NOT_KEPT, ChatRequest, Name, Tier, check_media
+from internvl.serving.schema import ChatRequest, Name, Tier, check_media
+from internvl.serving.unhonoured import NOT_KEPT
 
 HOLDS = {"user": ("input_text", "input_image", "input_file"), "assistant": ("input_text", "output_text")}
 """What the messages of a role hold; the others hold text."""

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from internvl.serving import published
 from internvl.serving.answers import Answers
+from internvl.serving.order import Order
 from internvl.serving.refusal import Refusal, check_model, in_words_of
 from internvl.serving.replies import (
     DONE,
@@ -29,7 +30,7 @@ from internvl.serving.response_events import Growing, response
 from internvl.serving.responses import ResponsesRequest
 from internvl.serving.running import Running, Stream, running_of
 from internvl.serving.schema import ChatRequest, CompletionRequest
-from internvl.serving.translate import Order, translate
+from internvl.serving.translate import translate
 
 router = APIRouter()
 OF_COMPLETIONS = {"messages": "prompt"}

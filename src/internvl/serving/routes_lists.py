@@ -8,10 +8,11 @@ from starlette.responses import JSONResponse, Response
 
 from internvl.serving import published, replies
 from internvl.serving.metrics import CONTENT_TYPE
+from internvl.serving.order import Reference
 from internvl.serving.refusal import Refusal, check_model, in_words_of
 from internvl.serving.running import Running, running_of
 from internvl.serving.schema import EmbeddingRequest, TokenizeRequest
-from internvl.serving.translate import Reference, translate
+from internvl.serving.translate import translate
 
 router = APIRouter()
 TEXT = {"content": {CONTENT_TYPE.partition(";")[0]: {"schema": {"type": "string"}}}, "description": "The counters."}

@@ -21,11 +21,12 @@ from internvl.serving.flights import Flights, Gone
 from internvl.serving.guards import note_of, refused
 from internvl.serving.logs import tell_fault
 from internvl.serving.metrics import Metrics
+from internvl.serving.order import Order
 from internvl.serving.refusal import Refusal, check_content_type, refusal_of, stopping, unavailable
 from internvl.serving.responses import ResponsesRequest
 from internvl.serving.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
 from internvl.serving.settings import Settings
-from internvl.serving.translate import Order, Preset
+from internvl.serving.translate import Preset
 
 R = TypeVar("R", bound=Fields)
 
