@@ -42,7 +42,7 @@ def opened(reference, *rest):
     if fault == "hog":
         held = []
         while True:
-            held.append(b"x" * (16 << 20))
+            held.append(bytearray(64 << 20))  # taken, not touched: it shall run out of memory and not of time
     if fault == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if fault == "words":
