@@ -310,6 +310,16 @@ def test_nobody_waits_for_the_rest_of_a_request_that_is_answered(monkeypatch):
         assert talk(server.port, two, b"x", b"x", last, pause=0.1).count(b"HTTP/1.1 200 ") == 2
 
 
+@pytest.mark.parametrize("path", [b"/health", b"/ui/", b"/v1/chat/completions"])
+def test_no_request_hides_in_another(path):
+    head = b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with listening() as server:
+        answer = talk(server.port, head + b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b'"invalid_http"' in answer
+
+
 def test_connections_are_bounded():
     with listening(connections=3) as server:
         held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]

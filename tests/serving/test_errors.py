@@ -100,7 +100,7 @@ def test_the_api_tells_every_status_that_it_answers_with():
 class Told(Echo):
     """Refuses as the backend does: the first of the media, or the form of the answer."""
 
-    async def answer(self, order, *, user="", priority=0):
+    async def answer(self, order, *, user=""):
         at = order.references[0].place if order.references else order.constraint_at[0]
         raise Refusal("no", status=422, param=at, code="media_unreadable")
         yield
@@ -176,6 +176,24 @@ def test_two_tools_of_one_name_are_told_as_responses_have_them():
     with served() as client:
         answer = client.post("/v1/responses", json={"model": "echo", "input": "a", "tools": [TOOL, TOOL]})
     assert answer.json()["error"]["param"] == "tools[1].name"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"text": {"format": FORM | {"schema": {"$ref": "http://a.example/b"}}}}, "text.format.schema"),
+        ({"tools": [TOOL | {"parameters": {"$ref": "http://a.example/b"}}], "tool_choice": "required"},
+         "tools[0].parameters"),
+        ({"tools": [TOOL | {"parameters": {"description": "x" * 65_490}}], "tool_choice": "required"},
+         "tools[0].parameters"),
+    ],
+    ids=["form", "tool", "large tool"],
+)  # fmt: skip
+def test_a_form_that_is_refused_at_once_is_told_as_responses_have_it(fields, param):
+    with served() as client:
+        error = client.post("/v1/responses", json={"model": "echo", "input": "a", **fields}).json()["error"]
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param}: ")
 
 
 # ---- vectors ---------------------------------------------------------------------------------------------------------

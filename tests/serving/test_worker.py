@@ -19,9 +19,9 @@ from internvl.data.prompts import Text
 from internvl.inference.constraint import Constraint
 from internvl.inference.sampling import SamplingConfig, Token
 from internvl.serving import inbox as coming
-from internvl.serving import worker
+from internvl.serving import saying, worker
 from internvl.serving.refusal import Refusal
-from internvl.serving.saying import Led, Spoken
+from internvl.serving.saying import Led, Speech, Spoken
 from internvl.serving.wire import Ask, Channel, Embed, Memory, Vectors, WireError
 from tests.serving.working import Client, Heard, Question, alone, at_work, nano, nano_c, picture, question
 
@@ -276,6 +276,15 @@ def test_a_form_that_cannot_be_kept_is_told_of_the_field_that_asks_for_it(client
         client.says(only_text(constraint=form, constraint_at=at))
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, "invalid_value", param)
     assert caught.value.message.startswith(f"{param}: ")
+
+
+def test_nobody_looks_long_for_the_tool_whose_form_cannot_be_kept(monkeypatch):
+    """Each of many could cost as much as the first that costs too much."""
+    form = Constraint(KIND, json.dumps({"anyOf": [{"type": "null"}, BROKEN]}))
+    speech, at = Speech(nano().encoder, nano().model.config.text.vocab), ["tools[0].b", "tools[1].b"]
+    assert speech._at_fault(form, at) == ["tools[1].b"]
+    monkeypatch.setattr(saying, "SEARCH_SECONDS", -1.0)
+    assert speech._at_fault(form, at) == at
 
 
 def check_a_full_queue(client: Client) -> None:

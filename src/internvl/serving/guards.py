@@ -42,7 +42,7 @@ HEADERS = {
 def refused(refusal: Refusal) -> JSONResponse:
     """A refusal as HTTP has it."""
     # What is left of a body that is not read would be taken for the next request.
-    close = {"Connection": "close"} if refusal.status in (408, 413) else {}
+    close = {"Connection": "close"} if refusal.status in (408, 413) or refusal.code == "invalid_http" else {}
     return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers() | close)
 
 
@@ -87,6 +87,8 @@ class Watch:
             # Where HTTP is read, only what comes in several pieces is bounded.
             if head_of(scope) > self._header_bytes:
                 raise headers_too_large(self._header_bytes)
+            if {"content-length", "transfer-encoding"} <= {*Headers(scope=scope)}:
+                raise two_lengths()
             await self._app(scope, receive, marked)
         except Gone:
             note.gone = True
@@ -168,3 +170,8 @@ def head_of(scope: Scope) -> int:
 def headers_too_large(most: int) -> Refusal:
     return Refusal(f"the headers have more than {most} bytes, the limit; send fewer", status=431,
                    code="headers_too_large")  # fmt: skip
+
+
+def two_lengths() -> Refusal:
+    """A proxy may believe the one and this server the other: what follows would be a request that it never saw."""
+    return Refusal("a request has either Content-Length or Transfer-Encoding; send one of them", code="invalid_http")

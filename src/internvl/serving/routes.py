@@ -34,8 +34,7 @@ from internvl.serving.translate import translate
 
 router = APIRouter()
 OF_COMPLETIONS = {"messages": "prompt"}
-OF_RESPONSES = {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format",
-                "response_format.json_schema.schema": "text.format.schema"}  # fmt: skip
+OF_RESPONSES = {"messages": "input", "max_tokens": "max_output_tokens"}
 """What the fields of a chat are called there."""
 
 

@@ -34,6 +34,8 @@ from internvl.serving.wire import Ask, Done, Piece
 
 PACE = 0.04
 """Seconds between two Pieces of an answer, at least; its first and its last never wait."""
+SEARCH_SECONDS = 0.5
+"""For which the one of several tools is looked for whose schema cannot be kept: each may cost as much as a form may."""
 
 
 class Speech:
@@ -114,9 +116,12 @@ class Speech:
         return lambda: Led(first.copy(), lead, self._vocab) if lead else first.copy()
 
     def _at_fault(self, form: Constraint, at: Sequence[str]) -> Sequence[str]:
-        """The field whose form cannot be kept: of several tools the first whose own schema cannot."""
+        """The field whose form cannot be kept: of several tools the first whose own cannot, if it is soon found."""
         calls: list[Any] = json.loads(form.source)["anyOf"] if len(at) > 1 else []
+        end = time.monotonic() + SEARCH_SECONDS
         for place, field in enumerate(at[: len(calls)]):  # the others stay where they are: references count on it
+            if time.monotonic() > end:
+                break
             alone = [call if number == place else {"type": "null"} for number, call in enumerate(calls)]
             try:
                 self._grammars.renewed(Constraint(form.kind, json.dumps({"anyOf": alone})))

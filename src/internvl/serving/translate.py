@@ -71,7 +71,12 @@ def translate(
     """
     preset = preset or Preset()
     if isinstance(request, ResponsesRequest):
-        return translate(request.as_chat(), preset).called(calling(request))
+        name = calling(request)
+        try:
+            return translate(request.as_chat(), preset).called(name)
+        except Refusal as refusal:
+            at = refusal.param or "messages"
+            raise refusal.renamed({at: name(at)}) from None
     if isinstance(request, TokenizeRequest):
         if request.messages is None:
             return Order(model=request.model or "", prompts=(request.prompt or "",))
