@@ -152,7 +152,7 @@ def model_alone(prompts: Prompts, requests: Sequence[Request], repeats: int) -> 
 
 
 def through_engine(engine: Engine, requests: Sequence[Request]) -> tuple[float, float]:
-    """Seconds until all are answered, as many at once as over HTTP, and of these the seconds after all had begun."""
+    """Seconds until all are answered, as many at once as over HTTP, and of these those after the last had begun."""
     start = begun = time.perf_counter()
     coming, known = iter(requests), set[int]()
     for request in islice(coming, STREAMS):

@@ -151,6 +151,7 @@ REFUSED = [  # the request, the field that is named, a word of what is said
     (chat(tools=[{"type": "web_search"}]), "tools[0].type", "'function'"),
     (chat(tool_choice="auto"), "tool_choice", "no tools"),
     (chat(tools=[ADD], tool_choice="any"), "tool_choice", "'required'"),
+    (chat(tools=[ADD], tool_choice="required", stop=["}"]), "stop", "would cut the call"),
     (chat(tools=[ADD], tool_choice={"type": "function", "function": {"name": "sub"}}), "tool_choice", "add"),
     (chat(response_format={"type": "xml"}), "response_format.type", "json_object"),
     (chat(response_format={"type": "json_schema"}), "response_format.json_schema", "missing"),

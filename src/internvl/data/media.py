@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from internvl.data.video import Clip
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
+FRAMES = 8
+"""Taken from a video where nothing else is said."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)|data:", re.IGNORECASE)
 """What distinguishes an address from a path; `C:\\pictures` is a path."""
 
@@ -114,7 +116,7 @@ def _opener(data: bytes, name: str, limits: Limits) -> Callable[[BinaryIO, None]
 
 
 def open_video(
-    source: Source, limits: Limits = OPEN, *, frames: int = 8, bound: tuple[float, float] | None = None
+    source: Source, limits: Limits = OPEN, *, frames: int = FRAMES, bound: tuple[float, float] | None = None
 ) -> Clip:
     """Some frames of a video with their times; `bound` is (start, end) in seconds. Which frames: `video.frame_indices`.
 

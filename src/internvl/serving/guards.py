@@ -41,7 +41,7 @@ HEADERS = {
 
 def refused(refusal: Refusal) -> JSONResponse:
     """A refusal as HTTP has it."""
-    # What is left of a body that is not read would be taken for the next request.
+    # Nobody reads what is left of a body that is too slow or too large.
     close = {"Connection": "close"} if refusal.status in (408, 413) or refusal.code == "invalid_http" else {}
     return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers() | close)
 

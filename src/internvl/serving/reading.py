@@ -23,7 +23,7 @@ import numpy as np
 from internvl.data.encode import Encoder
 from internvl.data.image import digest
 from internvl.data.limits import Limits
-from internvl.data.media import name_of
+from internvl.data.media import FRAMES, name_of
 from internvl.data.pair import Fit, encode_picture
 from internvl.data.prompts import Image, Message, Text, Video
 from internvl.errors import ContextOverflow, InternVLError, MediaError, MediaRefused, MediaUnreadable, PromptError
@@ -33,8 +33,6 @@ from internvl.serving.order import Opened, Order, Reference, Unopened
 from internvl.serving.refusal import Refusal
 from internvl.serving.wire import Prompt
 
-FRAMES = 8
-"""Taken from a video of a request that asks for no other number, where so many are taken at all."""
 CALLED = {"image": "picture", "video": "video", "pdf": "document"}
 
 

@@ -174,6 +174,9 @@ class ChatRequest(Drawn):
                          at="max_completion_tokens")  # fmt: skip
         if self.top_logprobs and not self.logprobs:
             raise refuse("it belongs to logprobs: true; leave it out, or ask for logprobs", at="top_logprobs")
+        if self.must_call and self.stop:
+            raise refuse("it would cut the call that tool_choice demands; leave it out, or set tool_choice to auto",
+                         at="stop")  # fmt: skip
         return self
 
     def constraints(self) -> list[str]:

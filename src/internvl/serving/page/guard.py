@@ -29,7 +29,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from internvl.serving.bodies import Bodies, Body, check_length, swallowed
 from internvl.serving.flights import Gone
 from internvl.serving.keys import host_of, key_of, known
-from internvl.serving.page.guesses import Guesses
 from internvl.serving.page.headers import HEADERS, STYLE, Cut, marked_page, of_files, once, whole, with_headers
 from internvl.serving.page.words import Language, language_of, say
 from internvl.serving.refusal import Refusal
@@ -90,7 +89,6 @@ class PageGuard:
         self._ended: dict[str, float] = {}
         """Cookies that were signed out, until they would end by themselves."""
         self._keys = [key.encode() for key in gate.keys]
-        self._guesses = Guesses()
         self._bodies = Bodies(most=gate.upload + SMALL_BODY, seconds=gate.body_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +110,7 @@ class PageGuard:
                     raise Gone from None  # the server around writes it down
                 return
         if answer is not None:
-            # What is left of a body that is not read would be taken for the next request, or come for ever.
+            # Nobody reads what is left, which may come for ever.
             if not body.is_whole and (slow or not await swallowed(scope, receive, most)):
                 answer.headers["Connection"] = "close"
             await answer(scope, receive, with_headers(send, HEADERS))
@@ -203,8 +201,7 @@ class PageGuard:
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("key", [""])[0].strip()
         key = known(given.encode(), self._keys)
         if key is None:
-            seconds = await self._guesses.wrong(scope["client"][0] if scope.get("client") else "")
-            return self._form(language, "wrong_key") if seconds is None else self._wait(language, seconds)
+            return self._form(language, "wrong_key")
         response = RedirectResponse(home, 303)
         response.set_cookie(
             COOKIE, self.cookie(key.decode()), max_age=COOKIE_SECONDS, path=self._prefix or "/", httponly=True,
@@ -217,11 +214,6 @@ class PageGuard:
         self._ended = {one: end for one, end in self._ended.items() if end > now}
         if self._owner(cookie) is not None:
             self._ended[cookie] = now + COOKIE_SECONDS
-
-    def _wait(self, language: Language, seconds: int) -> Response:
-        response = self._form(language, "wait", 429)
-        response.headers["Retry-After"] = str(seconds)
-        return response
 
     def _form(self, language: Language, wrong: str = "", status: int = 401) -> Response:
         return sign_in_form(language, f"{self._prefix}/sign-in", wrong, status)

@@ -137,7 +137,6 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "key_label":      ("API key", "API 密钥"),
     "key_info":       ("The key that you use for this server's API.", "你用于此服务器 API 的密钥。"),
     "wrong_key":      ("This is none of the server's keys.", "这不是服务器的密钥。"),
-    "wait":           ("Too many wrong keys. Try again in a few seconds.", "错误次数过多，请过几秒再试。"),
 }
 """What is said where. Braces are filled in."""
 # fmt: on

@@ -5,7 +5,7 @@ const all = (selector) => Array.from(element.querySelectorAll(selector));
 const root = $('.iv'), log = $('.iv-log'), form = $('.iv-ask'), text = $('#iv-question'), files = $('.iv-files');
 const settings = () => document.getElementById('iv-settings');
 let words = {}, sight = { items: [] }, attached = [], editing = null, reasonFor = null, camera = null, busy = false;
-let following = true, seenDraft = '', seenNotice = '', seenDownload = '', noticeTimer = 0, silence = 0, starting = 0;
+let following = true, seenDraft = '', seenNotice = '', seenDownload = '', noticeTimer = 0, silence = 0, looking = 0, pause = 3000, missing = '';
 
 const say = (word, filled = {}) => Object.entries(filled).reduce((said, [name, value]) => said.replace('{' + name + '}', value), words[word] || '');
 const store = (name, value) => { try { if (value === undefined) return localStorage.getItem('internvl-' + name); localStorage.setItem('internvl-' + name, value); } catch { /* private windows */ } return null; };
@@ -27,8 +27,8 @@ function draw() {
   $('.iv-send[type=submit]').hidden = busy;
   $('.iv-stop').hidden = !busy;
   $('.iv-model').textContent = next.model || '';
-  if (next.model) { if (starting) notice(''); clearInterval(starting); starting = 0; }
-  else if (!starting) starting = setInterval(() => trigger('speak', { language: sight.language }), 3000);  // nobody answered yet
+  if (!next.model && !looking) looking = setTimeout(look_again, pause);
+  if (next.model && looking) found();
   root.classList.toggle('iv-empty', next.items.length === 0);
   root.classList.toggle('iv-voting', next.votes);
   for (const act of ['new', 'share']) $('[data-act=' + act + ']').disabled = next.items.length === 0 || (busy && act === 'share');
@@ -39,7 +39,7 @@ function draw() {
     $('.iv-said').textContent = (last ? last.querySelector('.iv-text')?.textContent || '' : '').slice(0, 2000) + ' ' + say('answered');
   } else if (busy) $('.iv-said').textContent = '';
   if (next.draft && next.draft.id !== seenDraft) { seenDraft = next.draft.id; if (!text.value) text.value = next.draft.text; grow(); text.focus(); }
-  if (next.notice && next.notice.id !== seenNotice) { seenNotice = next.notice.id; notice(next.notice.text); }
+  if (next.notice && next.notice.id !== seenNotice) { seenNotice = next.notice.id; if (looking) missing = next.notice.text; notice(next.notice.text); }
   if (next.download && next.download.id !== seenDownload) { seenDownload = next.download.id; make('a', { href: next.download.url, download: next.download.name }).click(); }
   if (following && next.items.length) requestAnimationFrame(() => window.scrollTo(0, document.documentElement.scrollHeight));
 }
@@ -96,7 +96,18 @@ function notice(said) {
   const line = $('.iv-notice');
   line.textContent = said; line.hidden = !said;
   clearTimeout(noticeTimer);
-  if (said) noticeTimer = setTimeout(() => { line.hidden = true; }, 12000);
+  if (said && said !== missing) noticeTimer = setTimeout(() => { line.hidden = true; }, 12000);
+}
+
+// Nobody answered yet: is somebody there now?
+function look_again() {
+  if (!document.hidden) { trigger('speak', { language: sight.language }); pause = Math.min(2 * pause, 30000); }
+  looking = setTimeout(look_again, pause);
+}
+
+function found() {
+  clearTimeout(looking); looking = 0; pause = 3000;
+  if ($('.iv-notice').textContent === missing) notice('');
 }
 
 // ---- asking ---------------------------------------------------------------------------------------------------------
