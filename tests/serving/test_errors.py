@@ -196,6 +196,29 @@ def test_a_form_that_is_refused_at_once_is_told_as_responses_have_it(fields, par
     assert error["message"].startswith(f"{param}: ")
 
 
+@pytest.mark.parametrize("given", [{"input": "a"}, {}])
+@pytest.mark.parametrize(
+    ("path", "name", "value", "right"),
+    [
+        ("responses", "messages", HI, "input"),
+        ("responses", "max_tokens", 5, "max_output_tokens"),
+        ("responses", "max_completion_tokens", 5, "max_output_tokens"),
+        ("responses", "response_format", {"type": "text"}, "text.format"),
+        ("chat/completions", "input", "a", "messages"),
+        ("chat/completions", "max_output_tokens", 5, "max_tokens"),
+        ("completions", "messages", HI, "prompt"),
+        ("embeddings", "prompt", "a", "input"),
+    ],
+)
+def test_a_field_of_another_route_is_called_as_it_was_sent(path, name, value, right, given):
+    """`messages` sent to /v1/responses was refused as `input`: what is said of a chat had been renamed."""
+    given = given if path in ("responses", "embeddings") else {}
+    with served() as client:
+        error = client.post(f"/v1/{path}", json={"model": "echo", **given, name: value}).json()["error"]
+    assert (error["code"], error["param"]) == ("unknown_parameter", name)
+    assert error["message"] == f"{name}: no such field here; did you mean {right!r}?"
+
+
 # ---- vectors ---------------------------------------------------------------------------------------------------------
 
 

@@ -206,6 +206,8 @@ class Fields(BaseModel):
     )
     only: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     """Fields that are not honoured, and the values with which they change nothing."""
+    instead: ClassVar[Mapping[str, str]] = {}
+    """Fields of other routes, and what says the same here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -220,7 +222,8 @@ class Fields(BaseModel):
                     raise refuse(f"this field is not honoured here{_or_else(cls.only[name])}", kind="not_honoured",
                                  at=name)  # fmt: skip
             elif name not in names:
-                raise refuse(f"no such field here{nearest(name, names)}", kind="unknown_field", at=name)
+                near = f"; did you mean {cls.instead[name]!r}?" if name in cls.instead else nearest(name, names)
+                raise refuse(f"no such field here{near}", kind="unknown_field", at=name)
         return {name: value for name, value in given.items() if name not in cls.only}
 
 

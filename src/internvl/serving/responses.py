@@ -207,6 +207,13 @@ class ResponsesRequest(Fields):
         "stream_options": (None, {}),
         "truncation": (None, "disabled"),
     }
+    instead: ClassVar[Mapping[str, str]] = {
+        "messages": "input",
+        "max_tokens": "max_output_tokens",
+        "max_completion_tokens": "max_output_tokens",
+        "response_format": "text.format",
+        "logprobs": "include",
+    }
 
     @model_validator(mode="after")
     def _whole(self, info: ValidationInfo) -> ResponsesRequest:

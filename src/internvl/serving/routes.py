@@ -128,8 +128,8 @@ async def text_events(answers: Answers, chunks: TextChunks, order: Order) -> Asy
 async def responses(request: Request) -> Response:
     """Answer a conversation, in the form of OpenAI's newer API."""
     running = running_of(request)
+    asked = await running.read(request, ResponsesRequest)  # speaks of the fields as they were sent
     with in_words_of(OF_RESPONSES):
-        asked = await running.read(request, ResponsesRequest)
         order = ordered(running, asked)
         answers, head = running.answers(request, order), head_of(running, asked, "resp_")
         growing = Growing(head, asked, running.settings.temperature)

@@ -163,6 +163,13 @@ class ChatRequest(Drawn):
         "verbosity": (None, "medium"),
         "web_search_options": (None,),
     }
+    instead: ClassVar[Mapping[str, str]] = {
+        "input": "messages",
+        "instructions": "messages",
+        "prompt": "messages",
+        "max_output_tokens": "max_tokens",
+        "text": "response_format",
+    }
 
     @model_validator(mode="after")
     def _whole(self, info: ValidationInfo) -> ChatRequest:
@@ -268,6 +275,8 @@ class CompletionRequest(Drawn):
         "response_format": (None, {"type": "text"}),
         "suffix": (None, ""),
     }
+    instead: ClassVar[Mapping[str, str]] = {"messages": "prompt", "input": "prompt", "max_output_tokens": "max_tokens",
+                                            "max_completion_tokens": "max_tokens"}  # fmt: skip
 
     @property
     def prompts(self) -> list[str]:
@@ -302,6 +311,7 @@ class EmbeddingRequest(Fields):
         "add_special_tokens": (None, True),
         "priority": (None, 0),
     }
+    instead: ClassVar[Mapping[str, str]] = {"messages": "input", "prompt": "input"}
 
     @property
     def inputs(self) -> list[str | ImagePart]:
