@@ -181,6 +181,47 @@ def test_refused_by_name(body, param, word):
     assert error.code
 
 
+def asked(content: object, role: str = "user") -> dict:
+    return chat(messages=[{"role": role, "content": content}, *HI])
+
+
+MISSING, TYPE = "missing_required_parameter", "invalid_type"
+GIVEN = "this field is missing; it must be given"
+EITHER = "expected a string or an array, found"
+CODED = [  # the code, and all that is said
+    (ChatRequest, chat(messages=[{"content": "a"}]), MISSING, f"messages[0].role: {GIVEN}"),
+    (ChatRequest, chat(messages=[{"role": 5}]), TYPE, "messages[0].role: expected a string, found 5"),
+    (ChatRequest, chat(messages=["hi"]), TYPE, "messages[0]: expected an object, found 'hi'"),
+    (ChatRequest, shown({"text": "a"}), MISSING, f"messages[0].content[0].type: {GIVEN}"),
+    (ChatRequest, asked(["hi"]), TYPE, "messages[0].content[0]: expected an object, found 'hi'"),
+    (ChatRequest, asked(5), TYPE, f"messages[0].content: {EITHER} 5"),
+    (ChatRequest, asked(None), TYPE, f"messages[0].content: {EITHER} null"),
+    (ChatRequest, asked({}, "assistant"), TYPE, f"messages[0].content: {EITHER} an object"),
+    (ChatRequest, chat(stop=5), TYPE, f"stop: {EITHER} 5"),
+    (ChatRequest, chat(tools=[ADD], tool_choice=5), TYPE, "tool_choice: expected a string or an object, found 5"),
+    (ChatRequest, chat(response_format="json"), TYPE, "response_format: expected an object, found 'json'"),
+    (ChatRequest, chat(response_format={}), MISSING, f"response_format.type: {GIVEN}"),
+    (ChatRequest, chat(service_tier=5), TYPE, "service_tier: expected 'auto', 'default' or 'flex', found 5"),
+    (ChatRequest, chat(user="u" * 600), "limit_exceeded", "user: expected at most 512 letter(s), found 600"),
+    (ChatRequest, chat(response_format={"type": "xml"}), "invalid_value",
+     "response_format.type: expected one of text, json_object, json_schema, found 'xml'"),
+    (ResponsesRequest, {"model": "m", "input": 5}, TYPE, f"input: {EITHER} 5"),
+    (ResponsesRequest, {"model": "m", "input": ["a"]}, TYPE, "input[0]: expected an object, found 'a'"),
+    (ResponsesRequest, {"model": "m", "input": [{"type": None}]}, TYPE, "input[0].type: expected a string, found null"),
+    (CompletionRequest, {"model": "m", "prompt": 5}, TYPE, f"prompt: {EITHER} 5"),
+    (EmbeddingRequest, {"model": "m", "input": 5}, TYPE, f"input: {EITHER} 5"),
+    (EmbeddingRequest, {"model": "m", "input": [None]}, TYPE, "input[0]: expected a string or an object, found null"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "body", "code", "message"), CODED, ids=[said for *_, said in CODED])
+def test_what_is_missing_of_another_type_or_too_long_has_its_own_code_and_says_what_was_found(kind, body, code, message):
+    error = refusal(kind, body)
+    assert error is not None
+    assert (error.code, error.message) == (code, message)
+    assert error.param == message.partition(":")[0]
+
+
 OTHERS_REFUSED = [
     (CompletionRequest, {"model": "m", "prompt": [1, 2, 3]}, "prompt", "token ids"),
     (CompletionRequest, {"model": "m", "prompt": "a", "echo": True}, "echo", "not honoured"),

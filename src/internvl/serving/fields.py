@@ -273,12 +273,16 @@ def at_most(limit: str, what: str = "", *, letters: bool = False) -> WrapValidat
     return WrapValidator(check)
 
 
+JSON_TYPES = {str: "a string", list: "an array", dict: "an object"}
+
+
 def by_kind(*branches: tuple[type, str]) -> Discriminator:
-    """A union told apart by what JSON type a value has; the last branch is for all that is left."""
+    """A union told apart by what JSON type a value has."""
 
-    def tag(value: Any) -> str:
-        return MARK + next((name for kind, name in branches if isinstance(value, kind)), branches[-1][1])
+    def tag(value: Any) -> str | None:
+        return next((MARK + name for kind, name in branches if isinstance(value, kind)), None)
 
+    tag.__name__ = MARK + " or ".join(JSON_TYPES[kind] for kind, _ in branches)  # which is what an error says of it
     return Discriminator(tag)
 
 

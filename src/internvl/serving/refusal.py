@@ -34,7 +34,7 @@ import difflib
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -207,21 +207,29 @@ def of_validation(error: ValidationError) -> Refusal:
     """The first of the faults that pydantic found, as one line that names the field."""
     fault = error.errors(include_url=False)[0]
     context = fault.get("ctx", {})
-    places = [*fault["loc"], *filter(None, [context.get("name") or _told_by(context)])]
+    told_by = _told_by(context) if isinstance(fault.get("input"), dict) else None
+    places = [*fault["loc"], *filter(None, [context.get("name") or told_by])]
     param = path_of(places) or None
     said = _said(fault)
     status = 415 if fault["type"] == "media_type" else 400
-    return Refusal(f"{param}: {said}" if param else said, status=status, param=param, code=_code(fault["type"]))
+    return Refusal(f"{param}: {said}" if param else said, status=status, param=param, code=_code(fault))
 
 
 def _told_by(context: dict[str, Any]) -> str | None:
-    """The field that tells the branches of a union apart, as `internvl.serving.fields.by_field` calls it."""
-    return str(context["discriminator"]).strip("()'") if "discriminator" in context else None
+    """What tells the branches of a union apart: a field, as `internvl.serving.fields.by_field` calls it, or MARK and
+    the types that `by_kind` names."""
+    return str(context["discriminator"]).removesuffix("()").strip("'") if "discriminator" in context else None
+
+
+def _is_missing(fault: ErrorDetails) -> bool:
+    found, told_by = fault.get("input"), _told_by(fault.get("ctx", {})) or MARK
+    untold = fault["type"] == "union_tag_not_found" and not told_by.startswith(MARK)
+    return fault["type"] == "missing" or (untold and isinstance(found, dict) and told_by not in found)
 
 
 def _said(fault: ErrorDetails) -> str:
     kind, context, found = fault["type"], fault.get("ctx", {}), fault.get("input")
-    if kind == "missing":
+    if _is_missing(fault):
         return "this field is missing; it must be given"
     if kind in EXPECTED:
         return f"expected {EXPECTED[kind]}, found {shown(found)}"
@@ -232,8 +240,12 @@ def _said(fault: ErrorDetails) -> str:
         tag = str(context["tag"]).removeprefix(MARK)
         return f"expected one of {', '.join(tags)}, found {shown(tag)}{nearest(tag, tags)}"
     if kind == "union_tag_not_found":
-        missing = isinstance(found, dict) and _told_by(context) not in found
-        return "this field is missing; it must be given" if missing else "expected an object in which this is a string"
+        told_by = _told_by(context) or ""
+        if told_by.startswith(MARK):
+            return f"expected {told_by.removeprefix(MARK)}, found {shown(found)}"
+        if isinstance(found, dict):
+            return f"expected a string, found {shown(cast('dict[str, object]', found)[told_by])}"
+        return f"expected an object, found {shown(found)}"
     if "min_length" in context or "max_length" in context:
         bounds = [f"at {word} {context[name]}" for name, word in (("min_length", "least"), ("max_length", "most"))
                   if name in context]  # fmt: skip
@@ -248,6 +260,8 @@ def _said(fault: ErrorDetails) -> str:
 
 CODES = {
     "missing": "missing_required_parameter",
+    "union_tag_not_found": "invalid_type",
+    "string_too_long": "limit_exceeded",
     "unknown_field": "unknown_parameter",
     "not_honoured": "unsupported_parameter",
     "limit": "limit_exceeded",
@@ -257,7 +271,10 @@ CODES = {
 }
 
 
-def _code(kind: str) -> str:
+def _code(fault: ErrorDetails) -> str:
+    kind = "missing" if _is_missing(fault) else fault["type"]
+    if kind == "literal_error" and not isinstance(fault.get("input"), str):  # all that we have are strings
+        return "invalid_type"
     return "invalid_type" if kind in EXPECTED else CODES.get(kind, "invalid_value")
 
 
