@@ -98,7 +98,7 @@ REFUSED = [  # the request, the field that is named, a word of what is said
     (extra(*HI, {"role": "assistant"}, *HI), "messages[1].content", "neither"),
     (extra({"role": "user", "content": "Hi", "name": "Ann"}), "messages[0].name", "not honoured"),
     (extra({"role": "user", "content": None}), "messages[0].content", "an array"),
-    (extra({"role": "system", "content": [image()]}, *HI), "messages[0].content[0].image_url", "no such field"),
+    (extra({"role": "system", "content": [image()]}, *HI), "messages[0].content[0].type", "system messages take text"),
     (extra(*TALK, {"role": "tool", "tool_call_id": "c2", "content": ""}), "messages[2].tool_call_id", "no call"),
     (extra(*TALK, {"role": "tool", "tool_call_id": "c1", "content": "", "name": "sub"}), "messages[2].name", "'add'"),
     (shown({"type": "input_audio", "input_audio": {}}), "messages[0].content[0].type", "expected one of"),
@@ -205,6 +205,15 @@ CODED = [  # the code, and all that is said
     (ChatRequest, chat(user="u" * 600), "limit_exceeded", "user: expected at most 512 letter(s), found 600"),
     (ChatRequest, chat(response_format={"type": "xml"}), "invalid_value",
      "response_format.type: expected one of text, json_object, json_schema, found 'xml'"),
+    *[(ChatRequest, asked([image()], role), "invalid_value",
+       f"messages[0].content[0].type: {role} messages take text only, found 'image_url'")
+      for role in ("system", "developer", "assistant", "tool")],
+    (ChatRequest, chat(tools=[{"type": "custom", "custom": {}}]), "invalid_value",
+     "tools[0].type: expected 'function', found 'custom'"),
+    (ChatRequest, chat(tools=[ADD], tool_choice={"type": "allowed_tools", "allowed_tools": {}}), "invalid_value",
+     "tool_choice.type: expected 'function', found 'allowed_tools'"),
+    (ResponsesRequest, {"model": "m", "input": "a", "tools": [{"type": "web_search", "filters": {}}]}, "invalid_value",
+     "tools[0].type: expected 'function', found 'web_search'"),
     (ResponsesRequest, {"model": "m", "input": 5}, TYPE, f"input: {EITHER} 5"),
     (ResponsesRequest, {"model": "m", "input": ["a"]}, TYPE, "input[0]: expected an object, found 'a'"),
     (ResponsesRequest, {"model": "m", "input": [{"type": None}]}, TYPE, "input[0].type: expected a string, found null"),
@@ -215,7 +224,9 @@ CODED = [  # the code, and all that is said
 
 
 @pytest.mark.parametrize(("kind", "body", "code", "message"), CODED, ids=[said for *_, said in CODED])
-def test_what_is_missing_of_another_type_or_too_long_has_its_own_code_and_says_what_was_found(kind, body, code, message):
+def test_what_is_missing_of_another_type_or_too_long_has_its_own_code_and_says_what_was_found(
+    kind, body, code, message
+):
     error = refusal(kind, body)
     assert error is not None
     assert (error.code, error.message) == (code, message)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -215,6 +215,7 @@ class Fields(BaseModel):
         if not isinstance(data, dict):
             raise refuse(f"expected an object, found {shown(data)}", kind="invalid_type")
         given = cast("dict[str, Any]", data)
+        cls._check_type(given)
         names = [field.alias or name for name, field in cls.model_fields.items()]
         for name, value in given.items():
             if name in cls.only:
@@ -225,6 +226,14 @@ class Fields(BaseModel):
                 near = f"; did you mean {cls.instead[name]!r}?" if name in cls.instead else nearest(name, names)
                 raise refuse(f"no such field here{near}", kind="unknown_field", at=name)
         return {name: value for name, value in given.items() if name not in cls.only}
+
+    @classmethod
+    def _check_type(cls, given: Mapping[str, Any]) -> None:
+        """An object of another type has other fields: its type is told before them."""
+        types = get_args(cls.model_fields["type"].annotation) if "type" in cls.model_fields else ()
+        said = given.get("type")
+        if types and isinstance(said, str) and said not in types:
+            raise refuse(f"expected {' or '.join(map(repr, types))}, found {shown(said)}", at="type")
 
 
 def _same(value: object, accepted: object) -> bool:

@@ -6,10 +6,11 @@ What people write stays text, whatever it spells: `<image>` in a text part is se
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Tag, model_validator
+from pydantic_core.core_schema import ValidationInfo
 
 from internvl.serving.fields import Fields, Many, Schema, at_most, by_field, by_kind, is_data, refuse
 from internvl.serving.refusal import shown
@@ -111,8 +112,18 @@ BY_SHAPE = by_kind((str, "written"), (list, "parts"))
 Content = Annotated[
     Annotated[str, Tag("@written")] | Annotated[Many[UserPart], at_most("parts", "parts"), Tag("@parts")], BY_SHAPE
 ]
+
+
+def _text_only(part: Any, info: ValidationInfo) -> Any:
+    said: Any = cast("dict[str, Any]", part).get("type") if isinstance(part, dict) else None
+    if isinstance(said, str) and said != "text":
+        raise refuse(f"{info.data.get('role', 'such')} messages take text only, found {shown(said)}", at="type")
+    return part
+
+
+Spoken = Annotated[TextPart, BeforeValidator(_text_only)]
 Written = Annotated[
-    Annotated[str, Tag("@written")] | Annotated[Many[TextPart], at_most("parts", "parts"), Tag("@parts")], BY_SHAPE
+    Annotated[str, Tag("@written")] | Annotated[Many[Spoken], at_most("parts", "parts"), Tag("@parts")], BY_SHAPE
 ]
 """Content of whoever cannot show pictures."""
 
