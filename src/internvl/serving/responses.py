@@ -194,7 +194,6 @@ class ResponsesRequest(Fields):
     user: Annotated[str, Field(max_length=512)] | None = None
     service_tier: Tier | None = None
     max_tiles: Annotated[int, Field(ge=1), at_most("tiles", "tiles")] | None = None
-    num_frames: Annotated[int, Field(ge=1), at_most("frames", "frames")] | None = None
     only: ClassVar[Mapping[str, tuple[object, ...]]] = {
         **NOT_KEPT,
         "background": (None, False),
@@ -227,7 +226,8 @@ class ResponsesRequest(Fields):
             found: Any = error.context
             raise refuse(found["said"], kind=error.type, at=calling(self)(found["name"])) from None
         if len(chat.constraints()) > 1:
-            raise refuse("tools ask for another form of the answer; send one of them", at="text.format")
+            raise refuse("tools ask for another form of the answer; send one of them (tools with tool_choice none)",
+                         at="text.format")  # fmt: skip
         if self.top_logprobs and not self.include:
             raise refuse(f"it belongs to include: [{LOGPROBS}]; leave it out, or include them", at="top_logprobs")
         return self
@@ -270,7 +270,6 @@ class ResponsesRequest(Fields):
             user=self.user,
             service_tier=self.service_tier,
             max_tiles=self.max_tiles,
-            num_frames=self.num_frames,
         )  # fmt: skip
 
     def _format(self) -> PlainText | JsonObject | JsonSchema | None:

@@ -113,7 +113,8 @@ class Drawn(Fields):
             raise refuse("it belongs to stream: true; leave it out, or stream", at="stream_options")
         asked = self.constraints()
         if len(asked) > 1:
-            raise refuse(f"{asked[0]} asks for another form of the answer; send one of them", at=asked[1])
+            none = " (tools with tool_choice none)" if asked[0] == "tools" else ""
+            raise refuse(f"{asked[0]} asks for another form of the answer; send one of them{none}", at=asked[1])
         inner = self.structured_outputs
         if inner is not None and "structured_outputs" not in asked:
             raise refuse("expected one of json, regex, choice, json_object", at="structured_outputs")
