@@ -110,7 +110,7 @@ def open_all(order: Order, limits: Limits) -> dict[Reference, Opened]:
         if reference in opened:
             continue
         name = f"{CALLED[reference.kind]} {counted[reference.kind]}"
-        source = _source(reference.address, limits)
+        source = _source(reference, limits, name)
         try:
             opened[reference] = _open(reference, source, limits)
         except InternVLError as error:
@@ -149,11 +149,15 @@ def _sizes(opened: Opened) -> list[tuple[int, int]]:
     return [one.picture.size for one in ([opened] if isinstance(opened, Image) else opened)]
 
 
-def _source(address: str, limits: Limits) -> str | Path:
+def _source(reference: Reference, limits: Limits, name: str) -> str | Path:
     """What the door takes. Where only one folder is open, a file: address may name what is in it."""
+    address = reference.address
     parts = urlsplit(address) if limits.root is not None and address[:5].lower() == "file:" else None
-    if parts is None or parts.netloc not in ("", "localhost"):
+    if parts is None:
         return address
+    if parts.netloc not in ("", "localhost"):
+        error = MediaRefused(f"{name}: file: addresses have no host here; write file:///path")
+        raise _placed(error, reference)
     path = Path(url2pathname(parts.path))
     for root in (limits.root, limits.root.resolve()) if limits.root else ():
         if path.is_relative_to(root):
