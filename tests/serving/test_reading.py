@@ -345,10 +345,9 @@ def test_files_of_one_folder(tmp_path):
     limits = Limits(root=tmp_path)
     for address in (f"file://{tmp_path}/a.png", "file:a.png", f"file://localhost{tmp_path}/a.png"):
         assert len(open_all(order(address), limits)) == 1
-    with pytest.raises(
-        MediaRefused, match="^picture 1: file: addresses have no host here; write file:///path$"
-    ) as told:
+    with pytest.raises(MediaRefused) as told:
         open_all(order(Reference("image", f"file://other{tmp_path}/a.png", place="here")), limits)
+    assert str(told.value) == "picture 1: file: addresses have no host here; write file:///path"
     assert told.value.place == "here"
     for address in ("file:///etc/passwd", f"file://{tmp_path}/../x", f"file://other{tmp_path}/a.png"):
         with pytest.raises(MediaRefused) as caught:

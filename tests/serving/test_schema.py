@@ -242,8 +242,8 @@ OTHERS_REFUSED = [
     (ResponsesRequest, {"model": "m", "input": "a", "service_tier": "priority"}, "service_tier", "not honoured"),
     (ResponsesRequest, {"model": "m", "input": "a", "store": True}, "store", "not honoured"),
     *[(ResponsesRequest, {"model": "m", "input": "a", name: 1}, name, "no such field here")
-      for name in ("seed", "stop", "n", "min_tokens", "top_k", "repetition_penalty", "guided_json", "structured_outputs",
-                   "num_frames")],
+      for name in ("seed", "stop", "n", "min_tokens", "top_k", "repetition_penalty", "guided_json",
+                   "structured_outputs", "num_frames")],
     (ResponsesRequest, {"model": "m", "input": "a", "tools": [{**ADD["function"], "type": "function"}],
                         "text": {"format": {"type": "json_object"}}}, "text.format", "tools with tool_choice none"),
     (ResponsesRequest, {"model": "m", "input": "a", "previous_response_id": "r"}, "previous_response_id", "not hon"),
