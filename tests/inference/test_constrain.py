@@ -317,6 +317,61 @@ def test_patterns_mean_what_they_mean_to_python(name, match, seed):
         walk(name, answer.fresh(), ids)
 
 
+# ---- JSON among words ------------------------------------------------------------------------------------------------
+
+
+def call(text: str) -> str:
+    return f"<call>\n{text}\n</call>"
+
+
+AMONG = Constraint.json_schema(object_of(a={"type": "integer"})).among_words("<call>", "</call>")
+
+
+@every_tokenizer
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("Hello there.", True),
+        (call('{"a":1}'), True),
+        ("Let me see.\n" + call('{"a":1}') + call('{"a":22}') + "\nDone.", True),
+        ("a < b <ca <calls", True),
+        ("a <call> b", False),
+        ("a < b <ca", True),
+        ("</call> {", True),
+        (call('{"a":"x"}'), False),
+        ('<call>{"a":1}</call>', False),
+        ("No. " + call('{"b":1}'), False),
+    ],
+)
+def test_words_are_free_and_what_stands_between_the_marks_fits(name, text, fits):
+    answer, ids = start(name, AMONG), spelt_by(name, text)
+    if ids is None:  # some cannot write exactly this
+        return
+    if fits:
+        walk(name, answer, ids)
+        return
+    taken = 0
+    while answer.allowed()[ids[taken]]:
+        answer.accept(ids[taken])
+        taken += 1
+        assert taken < len(ids), "all of it was taken"
+
+
+def test_an_answer_cannot_end_in_the_middle_of_what_stands_between_the_marks():
+    answer = start("nano", AMONG)
+    ids = spelt_by("nano", 'I see. <call>\n{"a":1')
+    assert ids
+    for token in ids:
+        answer.accept(token)
+    assert not answer.allowed()[list(stops("nano"))].any()
+
+
+def test_one_at_most_where_one_is_allowed():
+    once = Constraint.json_schema(object_of(a={"type": "integer"})).among_words("<call>", "</call>", once=True)
+    assert once != AMONG
+    walk("nano", start("nano", once), spelt_by("nano", "One. " + call('{"a":1}') + " Done.") or [])
+
+
 # ---- choices ---------------------------------------------------------------------------------------------------------
 
 OPTIONS = ["yes", "yes, of course", "no", "是的", "不是", "a !", "(?:x)|.*", "é\n\t\\", "<|im_end|>", "🙂"]

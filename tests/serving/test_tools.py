@@ -124,6 +124,18 @@ def test_what_a_model_is_told():
     assert answered("4") == "<tool_response>\n4\n</tool_response>"
 
 
+def test_strict_tools_are_held_to_their_schemas_and_others_to_none():
+    assert not USE.holds
+    strict = ToolUse((Tool("add", None, USE.tools[0].parameters, strict=True), Tool("sub", None, {"required": ["a"]})))
+    assert strict.holds
+    add, other = (call["properties"]["arguments"] for call in strict.schema()["anyOf"])
+    assert (add["properties"], other) == ({"a": {"type": "integer"}}, {"type": "object"})
+    form = strict.form()
+    assert (form.open, form.close, form.once) == ("<tool_call>", "</tool_call>", False)
+    assert ToolUse(strict.tools, parallel=False).form().once
+    assert not ToolUse(strict.tools, must=True).form().open, "a call that must be is bare"
+
+
 @pytest.mark.parametrize("arguments", ['{"a": 1}', "{}", "not JSON", '"', "[" * 5000])
 def test_earlier_calls_are_written_as_json(arguments):
     written = Call("add", arguments).written()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from internvl.errors import UsageError
@@ -40,6 +40,11 @@ class Constraint:
     kind: Kind
     source: str
     """The schema as JSON, or the regular expression."""
+    open: str = ""
+    close: str = ""
+    """The marks around JSON that stands among words, each on a line of its own; no marks: the JSON is the answer."""
+    once: bool = False
+    """Among words there is one at most."""
 
     @classmethod
     def json_object(cls) -> Constraint:
@@ -64,6 +69,14 @@ class Constraint:
                     "are followed: put the definition into the schema"
                 )
         return cls("JSON schema", text)
+
+    def among_words(self, open: str, close: str, *, once: bool = False) -> Constraint:
+        """An answer of words in which nothing but JSON that fits this schema stands between the marks.
+
+        >>> Constraint.json_object().among_words("<call>", "</call>").open
+        '<call>'
+        """
+        return replace(self, open=open, close=close, once=once)
 
     @classmethod
     def regex(cls, pattern: str) -> Constraint:
@@ -105,8 +118,19 @@ class Constraint:
         else:
             body = f"/{llguidance.regex_to_lark(self.source, 'd')}/"
         # no_forcing: where one text alone can follow, any of its spellings in tokens may
-        first = f"{json.dumps(lead)} body" if lead else "body"
-        return f'%llguidance {{"no_forcing": true}}\nstart: {first}\nbody: {body}\n'
+        first = f"{json.dumps(lead)} answer" if lead else "answer"
+        rules = [f'%llguidance {{"no_forcing": true}}\nstart: {first}', f"body: {body}"]
+        if not self.open:
+            return "\n".join((*rules, "answer: body\n"))
+        # lazy: at the first mark the words are over, so no word holds one
+        return "\n".join((
+            *rules,
+            f"answer: marked{'?' if self.once else '*'} words",
+            f"marked: until \"\\n\" body {json.dumps(chr(10) + self.close)}",
+            f"until[lazy]: WORDS {json.dumps(self.open)}",
+            "words: WORDS",
+            "WORDS: /(.|\\n)*/\n",
+        ))  # fmt: skip
 
 
 def _at_most(what: str, found: int, limit: int, unit: str) -> None:

@@ -274,12 +274,6 @@ def check_tools(tools: list[ToolDefinition] | None, choice: Any) -> None:
     if isinstance(choice, NamedTool) and choice.function.name not in names:
         raise refuse(f"no tool is called {choice.function.name!r}; there are: {', '.join(names[:10])}",
                      at="tool_choice")  # fmt: skip
-    if choice in (None, "auto"):
-        strict = next((place for place, tool in enumerate(tools or ()) if tool.function.strict), None)
-        if strict is not None:
-            raise refuse("with tool_choice auto a call is not held to its schema; leave strict out, or set tool_choice "
-                         "to required or to this function", kind="not_honoured",
-                         at=f"tools[{strict}].function.strict")  # fmt: skip
 
 
 # ---- the form of an answer -------------------------------------------------------------------------------------------

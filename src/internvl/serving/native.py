@@ -119,7 +119,7 @@ class NativeBackend:
             constraint=None if order.constraint is None else asdict(order.constraint),
             constraint_at=order.constraint_at,
             logprobs=order.logprobs,
-            strip=not order.prompts and order.constraint is None,
+            strip=not order.prompts and (order.constraint is None or bool(order.constraint.open)),
             priority=order.priority,
             user=user,
         )

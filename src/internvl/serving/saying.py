@@ -86,7 +86,7 @@ class Speech:
 
         def saying(number: int) -> Saying:
             stream = self._grammars.stream() if constrained else self._tokenizer.stream(keep_markup=True)
-            text = GrowingText(stream, stop, strip=bool(ask.strip) and not constrained)
+            text = GrowingText(stream, stop, strip=bool(ask.strip))
             tokens = Spoken(self._tokenizer.spelling, stop) if ask.logprobs else None
             return Saying((ask.id, number), text, tokens, self._encoder.lead_ids, self._hidden)
 

@@ -7,7 +7,8 @@ text, and no structure: a user who types them forges nothing but text, which a m
 
     tool_choice        what the answer is                    how it is kept
     none               words; the tools are not told         -
-    auto               words, and any number of calls        not at all: what is no proper call stays words
+    auto               words, and any number of calls        not at all: what is no proper call stays words;
+                                                             of strict tools by a grammar, in which words have no markup
     required, named    one call, a bare JSON object          by a grammar, made of the tools' own schemas
 
 A call that must be and that ends too soon is told as far as it came; of one whose name is not whole nothing is told.
@@ -20,7 +21,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, cast
 
-from internvl.inference.constraint import DATA, NAMES
+from internvl.inference.constraint import DATA, NAMES, Constraint
 from internvl.inference.pieces import overlap
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -49,6 +50,8 @@ class Tool:
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """The JSON schema of its arguments; None: any object."""
+    strict: bool = False
+    """Calls are held to this schema wherever they stand."""
 
     def told(self) -> str:
         """Its definition on one line, as models were trained to read it."""
@@ -88,12 +91,23 @@ class ToolUse:
         text = TOLD.format(tools="\n".join(tool.told() for tool in self.tools))
         return f"{text}\n\n{BARE}" if self.must else text
 
+    @property
+    def holds(self) -> bool:
+        """Whether calls are held to a form."""
+        return self.must or any(tool.strict for tool in self.tools)
+
+    def form(self) -> Constraint:
+        """A call alone, or words among which each call fits its tool."""
+        call = Constraint.json_schema(self.schema())
+        return call if self.must else call.among_words(OPEN, CLOSE, once=not self.parallel)
+
     def schema(self) -> dict[str, Any]:
         """The JSON schema of a call of any of them. What a tool's schema defines stays reachable where it moves to."""
+        held = [tool.parameters if self.must or tool.strict else None for tool in self.tools]
         calls = [
             {
                 "type": "object",
-                "properties": {"name": {"const": tool.name}, "arguments": _moved(tool.parameters, place)},
+                "properties": {"name": {"const": tool.name}, "arguments": _moved(held[place], place)},
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }

@@ -155,11 +155,11 @@ Form = tuple[tuple[str, ...], Callable[[], Constraint]]
 
 
 def _called_form(request: Drawn, tools: ToolUse) -> Form | None:
-    if not tools.must or not isinstance(request, ChatRequest):
+    if not isinstance(request, ChatRequest) or not tools.holds:
         return None
     places = {tool.function.name: place for place, tool in enumerate(request.tools or ())}
     at = tuple(f"tools[{places[tool.name]}].function.parameters" for tool in tools.tools)
-    return at, lambda: Constraint.json_schema(tools.schema())
+    return at, tools.form
 
 
 def _form(request: Drawn) -> Form | None:
@@ -193,7 +193,7 @@ def _tools(request: ChatRequest) -> ToolUse | None:
 
 
 def _tool(tool: ToolDefinition) -> Tool:
-    return Tool(tool.function.name, tool.function.description, tool.function.parameters)
+    return Tool(tool.function.name, tool.function.description, tool.function.parameters, bool(tool.function.strict))
 
 
 # ---- messages --------------------------------------------------------------------------------------------------------
