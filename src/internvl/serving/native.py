@@ -153,6 +153,7 @@ def readers_config(settings: Settings) -> ReadersConfig:
         revision=settings.revision,
         embedder=settings.embedder_source,
         context=settings.context or CONTEXT,
+        whole_context=settings.context is not None,
         limits=settings.media,
         seconds=settings.media.seconds + Bounds.seconds,
         waiting=settings.queue,
