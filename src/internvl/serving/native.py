@@ -139,6 +139,7 @@ class NativeBackend:
     def counters(self) -> Mapping[str, float]:
         return {
             **self._supervisor.counters(),
+            "failed": self._supervisor.failed,  # a worker that dies cannot count whom it takes along
             "worker_restarts": self._supervisor.restarts,
             "reader_queue": self._readers.waiting,
             "readers": len(self._readers.pids),
