@@ -45,7 +45,10 @@ def command(*options: str, **environment: str) -> subprocess.CompletedProcess[st
         (["--api-key-file", "no-such-file"], "cannot be read"),
         (["--port", "99999"], "between 0 and 65535"),
         (["--limit", "tokns=4"], "tokens"),
-        (["--limit", "n=many"], "NAME=N"),
+        (["--limit", "foo=3"], "There are: body, depth, "),
+        (["--limit", "n=many"], "NAME=N with a whole number from 1 on, such as n=4"),
+        (["--limit", "n"], "NAME=N"),
+        (["--limit", "images=-1"], "from 0 on, such as images=4"),
         (["--slots", "0"], "at least 1"),
         (["--votes", "votes.jsonl", "--no-ui"], "--votes"),
         (["--engine", "vllm", "--vllm-argument=--max-model-len=100"], "--context"),
@@ -210,7 +213,7 @@ def test_limits_are_given_by_name():
         open_all(Order(model="nano", unopened=(video,)), media)
     requests, _ = limited(["images=0", "media=0"])
     assert (requests.images, requests.media) == (0, 0)
-    for wrong in ("n=0", "n=-1", "n", "=4", "local=1", "hosts=1"):
+    for wrong in ("n=0", "n=-1", "n=٣", "n", "=4", "local=1", "hosts=1"):
         with pytest.raises(UsageError):
             limited([wrong])
 

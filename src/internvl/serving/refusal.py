@@ -11,7 +11,7 @@ status   code                         when
 400      invalid_http                 what came is no HTTP/1.1
 400      invalid_prompt               the model's template cannot write this conversation
 400      context_length_exceeded      more tokens than the model reads
-400      media_refused                a picture, video or document over a limit, or from an address that is not read
+400      media_refused                a picture, video or document over a limit, not taken, or from elsewhere
 401      invalid_api_key              no key, or a wrong one
 404      model_not_found              a model that is not served, or not on this route
 404      not_found                    a path that is none
