@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import socket
@@ -14,9 +16,11 @@ import pytest
 from internvl.cli.main import run
 from internvl.cli.serve import limited
 from internvl.data.media import open_pdf, open_video
-from internvl.errors import MediaRefused, UsageError
+from internvl.errors import InternVLError, MediaRefused, UsageError
 from internvl.serving import first
+from internvl.serving.native import readers_config
 from internvl.serving.order import Order, Reference, Unopened
+from internvl.serving.readers import Readers
 from internvl.serving.reading import open_all
 from internvl.serving.settings import Settings
 from internvl.weights.hub import NANO
@@ -41,7 +45,10 @@ def command(*options: str, **environment: str) -> subprocess.CompletedProcess[st
         (["--api-key-file", "no-such-file"], "cannot be read"),
         (["--port", "99999"], "between 0 and 65535"),
         (["--limit", "tokns=4"], "tokens"),
-        (["--limit", "n=many"], "NAME=N"),
+        (["--limit", "foo=3"], "There are: body, depth, "),
+        (["--limit", "n=many"], "NAME=N with a whole number from 1 on, such as n=4"),
+        (["--limit", "n"], "NAME=N"),
+        (["--limit", "images=-1"], "from 0 on, such as images=4"),
         (["--slots", "0"], "at least 1"),
         (["--votes", "votes.jsonl", "--no-ui"], "--votes"),
         (["--engine", "vllm", "--vllm-argument=--max-model-len=100"], "--context"),
@@ -54,6 +61,8 @@ def command(*options: str, **environment: str) -> subprocess.CompletedProcess[st
         (["--model", "{empty}"], "has no weights"),
         (["--model", "{broken}"], "config.json cannot be read"),
         (["--embedder", "no-such-model-here"], "no model is called"),
+        (["--embedder", "nano"], "--embedder nano: this model talks and makes no vectors"),
+        (["--context", "4097"], "the model reads at most 4096 tokens"),
         (["--revision", "main"], "expected a model on the hub"),
         (["--dtype", "int3"], "no dtype is called 'int3'"),
         (["--device", "gpu"], "'gpu' is no device"),
@@ -91,6 +100,41 @@ def test_what_only_the_worker_finds_is_told_once(tmp_path):
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert "the file has 100000; download it again" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Settings(context=4097), "--context 4097: the model reads at most 4096 tokens"),
+        (Settings(embedder="nano"), "--embedder nano: this model talks"),
+    ],
+    ids=["context", "embedder"],
+)
+def test_what_a_model_on_the_hub_cannot_do_is_found_once_it_is_here(settings, said):
+    """As `first` lets pass what it cannot see, the readers' own look at the model has to find it."""
+
+    async def start() -> None:
+        await Readers(readers_config(settings), 1).start()
+
+    with pytest.raises(InternVLError, match=said):
+        asyncio.run(start())
+
+
+def test_a_context_that_nobody_asked_for_is_as_long_as_the_model_reads():
+    first.check(Settings())
+    first.check(Settings(context=4096))
+    assert not readers_config(Settings()).whole_context
+
+
+def test_places_that_are_stretched_are_for_the_worker_to_count(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    config = {"llm_config": {"max_position_embeddings": 100, "rope_scaling": {"type": "dynamic", "factor": 2.0}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    first.check(Settings(model=str(tmp_path), context=200))
+    config["llm_config"]["rope_scaling"] = None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="at most 100 tokens"):
+        first.check(Settings(model=str(tmp_path), context=200))
 
 
 def test_names_of_dtypes_are_those_that_weights_can_be_held_in():
@@ -169,7 +213,7 @@ def test_limits_are_given_by_name():
         open_all(Order(model="nano", unopened=(video,)), media)
     requests, _ = limited(["images=0", "media=0"])
     assert (requests.images, requests.media) == (0, 0)
-    for wrong in ("n=0", "n=-1", "n", "=4", "local=1", "hosts=1"):
+    for wrong in ("n=0", "n=-1", "n=٣", "n", "=4", "local=1", "hosts=1"):
         with pytest.raises(UsageError):
             limited([wrong])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import json
 import socket
 import threading
@@ -378,3 +379,22 @@ def test_a_schema_too_deep_is_refused():
             refused = client.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
             assert refused.status_code == 400
             assert refused.json()["error"]["code"] in ("limit_exceeded", "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Content-Encoding": "gzip"}, "send the body as it is"),
+        ({"Content-Encoding": "br, gzip"}, "send the body as it is"),
+        ({"Content-Type": "application/json; charset=latin1"}, "send UTF-8"),
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/tokenize"]
+)
+def test_a_body_that_is_packed_or_of_another_charset_is_told_so(path, headers, said):
+    with served() as client:
+        headers = {"Content-Type": "application/json", **headers}
+        refused = client.post(path, content=gzip.compress(b"{}"), headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_media_type")
+        assert said in refused.json()["error"]["message"]

@@ -270,9 +270,16 @@ def test_models_and_content_types():
     with pytest.raises(Refusal, match="served here: nano") as unknown:
         check_model("gpt-4o", ["nano"])
     assert (unknown.value.status, unknown.value.code, unknown.value.param) == (404, "model_not_found", "model")
-    for header in ("application/json", "application/json; charset=utf-8", "Application/JSON"):
+    for header in (
+        "application/json",
+        "application/json; charset=utf-8",
+        'application/json;charset="UTF8"',
+        "Application/JSON",
+    ):
         check_content_type(header)
-    for header in (None, "", "text/plain", "multipart/form-data; boundary=a"):
+        check_content_type(header, "identity")
+    for header in (None, "", "text/plain", "multipart/form-data; boundary=a",
+                   "application/json; charset=latin1", 'application/json;a=b;Charset = "utf-16"'):  # fmt: skip
         with pytest.raises(Refusal) as wrong:
             check_content_type(header)
         assert wrong.value.status == 415

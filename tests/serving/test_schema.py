@@ -335,7 +335,7 @@ def test_none_of_them_are_taken(limit, what):
     ):
         error = refusal(kind, body, limits)
         assert error is not None
-        assert (error.param, error.code) == (param, "limit_exceeded")
+        assert (error.param, error.code) == (param, "media_refused"), "as with frames=0 and pages=0"
         assert "taken here; send text" in error.message
     assert refusal(ChatRequest, shown("a"), limits) is None
     video = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}

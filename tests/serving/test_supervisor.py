@@ -113,6 +113,7 @@ def test_a_refusal_is_that_of_the_worker():
         refusal = await refused(keeper, "\0")
         found = refusal.message, refusal.status, refusal.param, refusal.code, refusal.retry_after
         assert found == ("a 0", 429, "ids", "zero", 9)
+        assert keeper.failed == 0, "nothing was wrong with the worker"
         assert await said(keeper) == "hello"
 
     with_worker(scenario)
@@ -248,12 +249,27 @@ def test_who_waits_when_the_worker_is_killed_is_told():
         assert (await refused(keeper)).status == 503, "at once, while there is none"
         assert not keeper.ready
         assert keeper.counters() == {}
+        assert keeper.failed == 6, "and counted; who came when there was none was not begun"
         await until(lambda: keeper.ready)
         assert await said(keeper) == "hello"
         assert keeper.restarts == 1
         assert keeper.pid != first
+        assert keeper.failed == 6
 
     with_worker(scenario)
+
+
+def test_the_log_says_that_the_worker_is_there_again(caplog):
+    async def scenario(keeper: Supervisor) -> None:
+        assert keeper.pid is not None
+        os.kill(keeper.pid, signal.SIGKILL)
+        await until(lambda: keeper.restarts > 0)
+
+    caplog.set_level(logging.INFO, "internvl.serving")
+    with_worker(scenario)
+    [died, ready] = caplog.records
+    assert "it is started again" in died.message
+    assert (ready.message, vars(ready)["values"]) == ("ready", {"model": "good", "restarts": 1})
 
 
 BREACHES = [

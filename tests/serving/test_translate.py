@@ -252,6 +252,30 @@ def test_what_contradicts_itself_is_refused():
         job(chat(max_tokens=4, min_tokens=5))
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"guided_regex": "[ab]{5}"},
+        {"guided_choice": ["a"]},
+        {"structured_outputs": {"json": {"type": "object"}}},
+        {"response_format": {"type": "json_object"}},
+        {"tools": [ADD], "tool_choice": "required"},
+    ],
+    ids=str,
+)
+def test_a_form_ends_where_it_ends(form):
+    """With min_tokens it was cut short by a contradiction that nobody was told of."""
+    with pytest.raises(Refusal, match="min_tokens: an answer ends where its form does") as caught:
+        job(chat(min_tokens=1, **form))
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "min_tokens", "invalid_value")
+    assert job(chat(min_tokens=0, **form)).constraint is not None
+
+
+def test_an_answer_that_may_be_a_call_has_no_form():
+    assert job(chat(min_tokens=3, tools=[ADD])).sampling.min_new_tokens == 3
+    assert job(chat(min_tokens=3, response_format={"type": "text"})).sampling.min_new_tokens == 3
+
+
 def test_the_servers_own_warmth_is_used_where_none_is_asked_for():
     assert job(chat(), preset=Preset(temperature=0.7)).sampling.temperature == 0.7
     assert job(chat(temperature=0), preset=Preset(temperature=0.7)).sampling.temperature == 0

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from internvl.data.pair import encode_picture, encode_text
 from internvl.data.prompts import Text
 from internvl.inference.constraint import Constraint
+from internvl.inference.embed import Embedder
 from internvl.inference.sampling import SamplingConfig, Token
 from internvl.serving import inbox as coming
 from internvl.serving import saying, worker
 from internvl.serving.refusal import Refusal
 from internvl.serving.saying import Led, Speech, Spoken
+from internvl.serving.vectors import Embedding
 from internvl.serving.wire import Ask, Channel, Embed, Memory, Vectors, WireError
 from tests.serving.working import Client, Heard, Question, alone, at_work, nano, nano_c, picture, question
 
@@ -446,6 +448,13 @@ def test_a_text_to_embed_is_not_cut(client):
         client.hear(50_001)
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, "texts[1]", "context_length_exceeded")
     assert embedded(client, Embed(id=50_002, texts=["a"]))[1].shape[0] == 1
+
+
+def test_a_tower_without_a_text_side_says_so():
+    tower = Embedder(nano().model.vision_model)
+    with pytest.raises(Refusal, match="reads no texts; send pictures") as caught:
+        Embedding(tower, Embed(id=1, texts=["a"]), None)
+    assert (caught.value.status, caught.value.param) == (400, "input")
 
 
 def test_pictures_that_wait_for_their_vectors_are_bounded():

@@ -134,10 +134,12 @@ def limited(given: list[str]) -> Any:
             names.setdefault(one.name, []).append(media)
     for text in given:
         key, equals, number = text.partition("=")
-        is_number = equals and number.isascii() and number.isdigit()
-        if not is_number or not (int(number[:18]) or key in MAY_BE_NONE):
-            raise UsageError(f"--limit {text!r}: expected NAME=N with a whole number from 1 on, such as n=4")
-        for limits in find("limit", key, names):
+        least = 0 if key in MAY_BE_NONE else 1
+        found = find("limit", key, names, hint=f"There are: {', '.join(names)}.") if equals else []
+        if not (found and number.isascii() and number.isdigit() and int(number[:18]) >= least):
+            such = f"{key if found else 'n'}=4"
+            raise UsageError(f"--limit {text!r}: expected NAME=N with a whole number from {least} on, such as {such}")
+        for limits in found:
             limits[key] = int(number[:18])
     return RequestLimits(**requests), replace(SERVICE, **media)  # pyright: ignore[reportArgumentType]
 

@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from internvl.errors import InternVLError
+from internvl.errors import InternVLError, UsageError
 
 
 def described(source: str | None, revision: str | None = None, embedder: str | None = None) -> dict[str, Any]:
@@ -33,9 +33,23 @@ def described(source: str | None, revision: str | None = None, embedder: str | N
     look = None
     if embedder is not None:
         other = describe(resolve(embedder))[2]
+        if isinstance(other, ChatConfig):
+            raise no_embedder(embedder)
         look = {"size": other.image_size if isinstance(other, VisionConfig) else other.tile_size, "fit": "crop"}
     encoding = asdict(encoder.config)
     return {"tokenizer": str(path), "encoding": encoding, "context": context(config.text), "look": look}
+
+
+def no_embedder(name: str) -> UsageError:
+    """What is said of a model that talks where one is wanted that makes vectors."""
+    return UsageError(f"--embedder {name}: this model talks and makes no vectors of texts; name an InternVL-C or "
+                      "InternVL-14B, such as nano-c")  # fmt: skip
+
+
+def check_context(asked: int, most: int) -> None:
+    """Refuse more tokens than the model reads, which is `most`."""
+    if asked > most:
+        raise UsageError(f"--context {asked}: the model reads at most {most} tokens; ask for no more, or leave it out")
 
 
 def main() -> int:

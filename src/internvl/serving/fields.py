@@ -74,7 +74,7 @@ class RequestLimits:
     inputs: int = 512
     """Of one request for embeddings."""
     tokens: int = 131_072
-    """That may be asked for; the model's context bounds them too."""
+    """Of one answer: that may be asked for, and where none are the answer is cut there. So does the model's context."""
     tiles: int = 128
     frames: int = 512
 

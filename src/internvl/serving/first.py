@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl.errors import CheckpointError, UsageError, find
+from internvl.serving.described import check_context, no_embedder
 from internvl.serving.settings import Settings
 from internvl.serving.vllm_options import VllmOptions, program_of
 
@@ -33,8 +34,12 @@ def check(settings: Settings, vllm: VllmOptions | None = None) -> None:
     if settings.dtype is not None:
         find("dtype", settings.dtype.removeprefix("torch."), dict.fromkeys(DTYPES))
     folder = _here(settings.source, settings.revision)
+    if settings.context is not None and folder is not None and (most := _read_at_most(_config(folder))) is not None:
+        check_context(settings.context, most)
     if settings.embedder_source is not None:
-        _here(settings.embedder_source)
+        other = _here(settings.embedder_source)
+        if other is not None and _is_chat(_config(other)):
+            raise no_embedder(settings.embedder_source)
     if vllm is not None:
         program_of(vllm.program)
         _check_heads(folder, vllm.tensor_parallel)
@@ -87,10 +92,26 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_heads(folder: Path | None, parts: int) -> None:
-    config = {} if folder is None else _config(folder)
+def _is_chat(config: dict[str, Any]) -> bool:
+    """As far as can be seen: `described` knows the one form whose config has no part of its own for the decoder."""
+    return not {"llm_config", "text_config"}.isdisjoint(config)
+
+
+def _text(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config says of the decoder."""
     text = config.get("llm_config") or config.get("text_config") or config
-    heads = text.get("num_attention_heads") if isinstance(text, dict) else None
+    return text if isinstance(text, dict) else {}
+
+
+def _read_at_most(config: dict[str, Any]) -> int | None:
+    """Tokens; None where it takes more than a look: places can be stretched."""
+    text = _text(config)
+    most = text.get("max_position_embeddings")
+    return most if type(most) is int and not (text.get("rope_scaling") or text.get("rope_parameters")) else None
+
+
+def _check_heads(folder: Path | None, parts: int) -> None:
+    heads = _text({} if folder is None else _config(folder)).get("num_attention_heads")
     if type(heads) is int and heads % parts:
         fit = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
         raise UsageError(f"--tensor-parallel-size {parts}: the model has {heads} attention heads; choose one of {fit}")

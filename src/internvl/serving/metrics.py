@@ -31,7 +31,7 @@ BACKEND: Mapping[str, tuple[str, str]] = {  # counter of a backend: whether it o
     "picture_misses":  ("counter", "Pictures that had to be encoded."),
     "kept_tiles":      ("gauge",   "Tiles whose features are remembered."),
     "ended":           ("counter", "Requests that were answered."),
-    "failed":          ("counter", "Requests that met an error."),
+    "failed":          ("counter", "Requests that a fault ended, or the end of the worker."),
     "cancelled":       ("counter", "Requests that nobody waited for any more."),
     "worker_restarts": ("counter", "Times that the worker had to be started again."),
     "reader_queue":    ("gauge",   "Requests that wait for a reader."),

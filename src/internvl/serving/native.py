@@ -36,6 +36,7 @@ class NativeBackend:
     def __init__(self, settings: Settings, vllm: Mapping[str, Any] | None = None) -> None:
         """vllm: the fields of `VllmOptions`, where that and not the package's own engine is to draw the answers."""
         self._embedder = settings.embedder_name
+        self._longest = settings.limits.tokens
         self._supervisor = Supervisor(
             Serve(
                 source=settings.source,
@@ -114,7 +115,7 @@ class NativeBackend:
             digests=prompt.digests,
             tiles=prompt.tiles,
             shape=prompt.shape,
-            sampling=order.sampling.arguments(room),
+            sampling=order.sampling.arguments(min(room, self._longest)),
             n=order.n,
             constraint=None if order.constraint is None else asdict(order.constraint),
             constraint_at=order.constraint_at,
@@ -138,6 +139,7 @@ class NativeBackend:
     def counters(self) -> Mapping[str, float]:
         return {
             **self._supervisor.counters(),
+            "failed": self._supervisor.failed,  # a worker that dies cannot count whom it takes along
             "worker_restarts": self._supervisor.restarts,
             "reader_queue": self._readers.waiting,
             "readers": len(self._readers.pids),
@@ -152,6 +154,7 @@ def readers_config(settings: Settings) -> ReadersConfig:
         revision=settings.revision,
         embedder=settings.embedder_source,
         context=settings.context or CONTEXT,
+        whole_context=settings.context is not None,
         limits=settings.media,
         seconds=settings.media.seconds + Bounds.seconds,
         waiting=settings.queue,

@@ -21,6 +21,7 @@ from typing import Any
 from internvl.data.limits import MIB, Limits
 from internvl.errors import InternVLError
 from internvl.serving.child import Lane, Reader, described
+from internvl.serving.described import check_context
 from internvl.serving.order import Order, Reference
 from internvl.serving.reader import Bounds
 from internvl.serving.reading import as_json, limits_as_json, pictures
@@ -72,6 +73,8 @@ class ReadersConfig:
     embedder: str | None = None
     context: int | None = None
     """Tokens that are read, an answer included; None: as many as the model was made for, and never more."""
+    whole_context: bool = False
+    """Whether a model that reads fewer is refused."""
     limits: Limits = SERVICE
     seconds: float = 30.0
     """For one order, waiting for the network included."""
@@ -105,6 +108,8 @@ class Readers:
         """Returns when all are ready. Raises InternVLError if the model's tokenizer and configs cannot be read."""
         told = {"source": self.config.source, "revision": self.config.revision, "embedder": self.config.embedder}
         found = await self._thread(described, told, PATIENCE)
+        if self.config.context is not None and self.config.whole_context:
+            check_context(self.config.context, found["context"])
         found["context"] = min(found["context"], self.config.context or found["context"])
         self._opening = Open(**found, limits=limits_as_json(self.config.limits), bounds=asdict(self.config.bounds))
         try:

@@ -11,14 +11,14 @@ status   code                         when
 400      invalid_http                 what came is no HTTP/1.1
 400      invalid_prompt               the model's template cannot write this conversation
 400      context_length_exceeded      more tokens than the model reads
-400      media_refused                a picture, video or document over a limit, or from an address that is not read
+400      media_refused                a picture, video or document over a limit, not taken, or from elsewhere
 401      invalid_api_key              no key, or a wrong one
 404      model_not_found              a model that is not served, or not on this route
 404      not_found                    a path that is none
 405      method_not_allowed           a path that is asked in another way
 408      request_timeout              the request did not arrive in time
 413      body_too_large               more bytes than one request may have
-415      unsupported_media_type       not JSON; a data: address of another kind than its part
+415      unsupported_media_type       not JSON in UTF-8, or packed; a data: address of another kind than its part
 421      unknown_host                 the Host is not this server's
 422      media_unreadable             a picture, video or document that is damaged
 429      queue_full                   come again after Retry-After seconds
@@ -53,6 +53,8 @@ LONGEST = 600
 """Letters of a message; what a client sent may be of any length."""
 SHOWN = 40
 """Letters of a value that a message repeats."""
+CHARSETS = ("utf-8", "utf8", "us-ascii")
+"""Of bodies; the last is a part of the first."""
 MARK = "@"
 """What the names of a union's branches begin with, which are no part of a field's path."""
 
@@ -164,12 +166,18 @@ def check_model(name: str | None, served: Sequence[str]) -> str:
                   param="model", code="model_not_found")  # fmt: skip
 
 
-def check_content_type(header: str | None) -> None:
-    """Bodies are JSON."""
-    kind = (header or "").partition(";")[0].strip().lower()
+def check_content_type(header: str | None, encoding: str | None = None) -> None:
+    """Bodies are JSON, in UTF-8 and as they are. encoding: what Content-Encoding says."""
+    kind, *more = (part.strip().lower() for part in (header or "").split(";"))
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         found = shown(kind) if kind else "missing"
         raise Refusal(f"Content-Type is {found}; send application/json", status=415, code="unsupported_media_type")
+    for name, _, value in (one.partition("=") for one in more):
+        if name.strip() == "charset" and value.strip(' "') not in CHARSETS:
+            raise Refusal(f"the charset is {shown(value)}; send UTF-8", status=415, code="unsupported_media_type")
+    if encoding and encoding.strip().lower() != "identity":
+        raise Refusal(f"Content-Encoding is {shown(encoding)}, and nothing is unpacked here; send the body as it is",
+                      status=415, code="unsupported_media_type")  # fmt: skip
 
 
 def refusal_of(error: BaseException) -> Refusal:

@@ -82,7 +82,7 @@ class Running:
 
     async def read(self, request: Request, kind: type[R]) -> R:
         """The request that a body holds, with every field checked."""
-        check_content_type(request.headers.get("content-type"))
+        check_content_type(request.headers.get("content-type"), request.headers.get("content-encoding"))
         try:
             body = await request.body()  # bounded by Guard
         except ClientDisconnect:

@@ -221,7 +221,7 @@ def check_number(found: Sequence[str], most: int | None, what: str, at: str) -> 
     if most is None:
         return
     if found and not most:
-        raise refuse(f"no {what} are taken here; send text", kind="limit", at=found[0])
+        raise refuse(f"no {what} are taken here; send text", kind="media_refused", at=found[0])
     if len(found) > most:
         raise refuse(f"found {len(found)} {what}, at most {most} are taken; send fewer", kind="limit", at=at)
 

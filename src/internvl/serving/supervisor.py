@@ -23,6 +23,7 @@ from internvl.errors import InternVLError
 from internvl.serving import wire
 from internvl.serving.backend import Facts
 from internvl.serving.incarnation import Incarnation
+from internvl.serving.logs import tell
 from internvl.serving.memory import Memory
 from internvl.serving.refusal import Refusal, queue_full, unavailable
 
@@ -77,6 +78,8 @@ class Supervisor:
         self._keeping: asyncio.Task[None] | None = None
         self.restarts = 0
         """Workers that were started in the place of one that died."""
+        self.failed = 0
+        """Requests that a worker had and that a fault ended: its own, or that of the worker, which died with them."""
 
     # ---- life --------------------------------------------------------------------------------------------------------
 
@@ -166,6 +169,7 @@ class Supervisor:
             try:
                 self._worker = await self._launch()
                 self.restarts += 1
+                tell("ready", model=self.facts.model, restarts=self.restarts)
             except Exception as error:
                 log.error("the worker could not be started again: %s", error)
 
@@ -188,6 +192,7 @@ class Supervisor:
         """There is no worker: all who wait are told."""
         self._worker, self._counters = None, {}
         waiting, self._waiting = self._waiting, {}
+        self.failed += len(waiting)
         for inbox in waiting.values():
             inbox.put_nowait(unavailable("the model ended while it was answering"))
 
@@ -251,6 +256,7 @@ class Supervisor:
             inbox = self._waiting.pop(message.id, None) if over else self._waiting.get(message.id)
             if inbox is None:  # nobody waits for it any more
                 return
+            self.failed += isinstance(message, wire.Refused) and message.status >= 500
             if isinstance(message, wire.Vectors):
                 assert vectors is not None
                 inbox.put_nowait((vectors, message.tokens))

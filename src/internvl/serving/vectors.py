@@ -43,6 +43,9 @@ class Embedding:
                           code="limit_exceeded")  # fmt: skip
         if not asked.texts and not self.tiles:
             raise UsageError("there is nothing to embed; give texts or pictures")
+        if asked.texts and embedder.tokenizer is None:
+            raise Refusal("the model of vectors that is served here reads no texts; send pictures", param="input",
+                          code="invalid_value")  # fmt: skip
         self._embedder, self._texts, self._pixels = embedder, list(asked.texts), pixels
         self._found: list[np.ndarray] = []
         self._parts = self._work()
@@ -60,7 +63,7 @@ class Embedding:
         for start in range(0, len(self._texts), TEXTS):
             part = self._texts[start : start + TEXTS]
             tokenizer = self._embedder.tokenizer
-            assert tokenizer is not None  # whoever embeds texts has one
+            assert tokenizer is not None  # else texts are refused
             for number, text in enumerate(part, start):
                 length = len(encode_text(tokenizer, text, length=sys.maxsize))
                 if length > TEXT_LENGTH:  # the model would read its beginning only
