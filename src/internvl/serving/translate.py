@@ -143,7 +143,7 @@ def _formed(request: Drawn, tools: ToolUse | None = None) -> dict[str, Any]:
     if asked is None:
         return {}
     at, form = asked
-    if request.min_tokens:
+    if request.min_tokens and (tools is None or tools.must):  # words can go on
         raise Refusal("min_tokens: an answer ends where its form does, which may be sooner; leave it out, or say the "
                       "length in the form", param="min_tokens", code="invalid_value")  # fmt: skip
     try:
