@@ -165,6 +165,13 @@ def test_other_origins_are_not_let_in():
         assert refused.headers["access-control-allow-origin"] == "https://a.example", "so that the page can read why"
         other = client.options("/v1/chat/completions", headers=preflight | {"Origin": "https://b.example"})
         assert "access-control-allow-origin" not in other.headers
+        put = client.options("/v1/models", headers=preflight | {"Access-Control-Request-Method": "PUT"})
+        assert put.headers["access-control-allow-origin"] == "https://a.example"
+        for answer, said in ((other, "--allow-origin"), (put, "GET and POST only")):
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "cross_origin_refused")
+            assert said in error["message"]
+            assert answer.headers["vary"].startswith("Origin")
 
 
 def test_a_form_of_another_page_is_no_request():

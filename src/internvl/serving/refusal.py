@@ -9,6 +9,7 @@ status   code                         when
 400      limit_exceeded               a field is over a limit
 400      invalid_json                 the body is no JSON object
 400      invalid_http                 what came is no HTTP/1.1
+400      cross_origin_refused         a web page of another origin asks whether it may ask, and may not
 400      invalid_prompt               the model's template cannot write this conversation
 400      context_length_exceeded      more tokens than the model reads
 400      media_refused                a picture, video or document over a limit, or from an address that is not read
