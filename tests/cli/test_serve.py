@@ -16,6 +16,7 @@ from internvl.cli.serve import limited
 from internvl.data.media import open_pdf, open_video
 from internvl.errors import MediaRefused, UsageError
 from internvl.serving import first
+from internvl.serving.listen import bind
 from internvl.serving.order import Order, Reference, Unopened
 from internvl.serving.reading import open_all
 from internvl.serving.settings import Settings
@@ -120,6 +121,11 @@ def test_a_port_that_is_taken_is_said_at_once():
     assert done.returncode == 2
     assert "choose another --port" in done.stderr
     assert "loading" not in done.stdout, time.monotonic() - began
+
+
+def test_an_address_of_another_machine_is_said_at_once():
+    with pytest.raises(UsageError, match=r"choose another --host$"):
+        bind(Settings(host="192.0.2.1", port=0, keys=("a-key-of-sixteen-letters",)))
 
 
 def test_a_key_is_never_shown():

@@ -193,6 +193,13 @@ def test_every_answer_has_headers_that_browsers_heed():
             assert "server" not in headers
 
 
+def test_load_balancers_may_ask_with_head():
+    with served(keys=(KEY,)) as client:
+        signed = {"Authorization": f"Bearer {KEY}"}
+        asked = (client.head("/health"), client.head("/ready"), client.head("/ready", headers=signed))
+    assert [answer.status_code for answer in asked] == [200, 401, 200]
+
+
 def test_routing_refuses_in_the_shape_of_all_errors():
     with served() as client:
         for method, path, status in (

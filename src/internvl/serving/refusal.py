@@ -17,7 +17,7 @@ status   code                         when
 404      model_not_found              a model that is not served, or not on this route
 404      not_found                    a path that is none
 405      method_not_allowed           a path that is asked in another way
-408      request_timeout              the request did not arrive in time
+408      request_timeout              the body of the request did not arrive in time
 413      body_too_large               more bytes than one request may have
 415      unsupported_media_type       not JSON; a data: address of another kind than its part
 421      unknown_host                 the Host is not this server's
