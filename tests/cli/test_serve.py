@@ -18,6 +18,7 @@ from internvl.cli.serve import limited
 from internvl.data.media import open_pdf, open_video
 from internvl.errors import InternVLError, MediaRefused, UsageError
 from internvl.serving import first
+from internvl.serving.listen import bind
 from internvl.serving.native import readers_config
 from internvl.serving.order import Order, Reference, Unopened
 from internvl.serving.readers import Readers
@@ -164,6 +165,11 @@ def test_a_port_that_is_taken_is_said_at_once():
     assert done.returncode == 2
     assert "choose another --port" in done.stderr
     assert "loading" not in done.stdout, time.monotonic() - began
+
+
+def test_an_address_of_another_machine_is_said_at_once():
+    with pytest.raises(UsageError, match=r"choose another --host$"):
+        bind(Settings(host="192.0.2.1", port=0, keys=("a-key-of-sixteen-letters",)))
 
 
 def test_a_key_is_never_shown():

@@ -319,6 +319,8 @@ def test_too_long_is_refused_before_any_picture_is_cut(monkeypatch):
     monkeypatch.setattr("internvl.data.encode.tile", lambda *_, **__: pytest.fail("cut"))
     with pytest.raises(ContextOverflow, match=r"tokens, 6 of them for 1 picture\(s\), but at most 20"):
         asked(Image(WIDE), "?", max_length=20)
+    with pytest.raises(ContextOverflow, match=r"tokens, but at most 2 are allowed; shorten the conversation$"):
+        asked("What is this?", max_length=2)
     with pytest.raises(PlaceholderMismatch, match="message 1 has 2"):
         asked("<image><image>", Image(WIDE))
 

@@ -394,6 +394,9 @@ def test_what_goes_wrong_is_told_in_one_line_and_can_be_tried_again(browser, sit
         backend.refuse = queue_full(7)
         ask(page, "busy")
         assert "Try again in 7 s" in page.locator(".iv-wrong").last.inner_text()
+        said = page.locator(".iv-said").inner_text()
+        assert "Try again in 7 s" in said
+        assert say("answered", "en") not in said, "a screen reader is told what was refused"
         backend.refuse = Refusal("n is 99, at most 8 are answered")
         press(page, "again")
         ended(page)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import time
 
 import openai
 import pytest
@@ -65,6 +67,17 @@ def test_a_chat_and_its_stream_say_the_same(client):
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     with client.chat.completions.stream(model="nano", messages=HELLO) as stream:
         assert stream.get_final_completion().choices[0].message.content == text
+
+
+def test_the_block_of_the_page_about_serving_runs_and_ends_soon(server, capsys):
+    """nano fills a number without a bound with digits until its context is full."""
+    page = (REPOSITORY / "docs" / "serve.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert "http://127.0.0.1:8000/v1" in block
+    begun = time.monotonic()
+    exec(compile(block.replace("http://127.0.0.1:8000/v1", server.url), "serve.md", "exec", dont_inherit=True), {})
+    assert time.monotonic() - begun < 20
+    assert re.search(r"total=\d{1,3} currency='(EUR|USD)'\n$", capsys.readouterr().out)
 
 
 def test_a_picture_is_counted(client):

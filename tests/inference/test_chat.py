@@ -425,6 +425,8 @@ def test_a_conversation_that_does_not_fit_is_refused_before_the_model_runs(loade
     monkeypatch.setattr("internvl.inference.chat.context", lambda config: 100)
     with pytest.raises(ContextOverflow, match=r"but the model reads 100; lower max_tiles"):
         chat.ask("What is this?", images=[photo(1, 300, 100)])
+    with pytest.raises(ContextOverflow, match=r"but the model reads 100; shorten it, or reset\(\)$"):
+        chat.ask("What is this? " * 100)
     assert chat.history == []
     monkeypatch.setattr("internvl.inference.chat.context", lambda config: 78)
     answer = chat.ask("What is this?", sampling=replace(SHORT, min_new_tokens=10))

@@ -291,6 +291,18 @@ def test_what_to_do_is_said(status, key, model, says, monkeypatch):
                 asked()
 
 
+@pytest.mark.parametrize(
+    ("path", "says"), [("", "mostly …/v1"), ("/", "mostly …/v1"), ("/v1", "is the server running")]
+)
+def test_an_address_that_ends_too_soon(path, says):
+    class Elsewhere(Raw):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+    with standing(Elsewhere) as url, pytest.raises(EndpointError, match=rf"HTTP 404.*; .*{says}"):
+        Remote(url.removesuffix("/v1") + path)
+
+
 def test_what_the_models_are():
     with serving(Endpoint(lambda body: {}, models=("b", "a"), owner="internvl")) as endpoint:
         assert Remote(endpoint.url, model="a").served == {"a": Listed("internvl", None), "b": Listed("internvl", None)}

@@ -166,6 +166,13 @@ def test_other_origins_are_not_let_in():
         assert refused.headers["access-control-allow-origin"] == "https://a.example", "so that the page can read why"
         other = client.options("/v1/chat/completions", headers=preflight | {"Origin": "https://b.example"})
         assert "access-control-allow-origin" not in other.headers
+        put = client.options("/v1/models", headers=preflight | {"Access-Control-Request-Method": "PUT"})
+        assert put.headers["access-control-allow-origin"] == "https://a.example"
+        for answer, said in ((other, "--allow-origin"), (put, "GET and POST only")):
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "cross_origin_refused")
+            assert said in error["message"]
+            assert answer.headers["vary"].startswith("Origin")
 
 
 def test_a_form_of_another_page_is_no_request():
@@ -185,6 +192,13 @@ def test_every_answer_has_headers_that_browsers_heed():
             assert headers["cache-control"] == "no-store"
             assert "default-src 'none'" in headers["content-security-policy"]
             assert "server" not in headers
+
+
+def test_load_balancers_may_ask_with_head():
+    with served(keys=(KEY,)) as client:
+        signed = {"Authorization": f"Bearer {KEY}"}
+        asked = (client.head("/health"), client.head("/ready"), client.head("/ready", headers=signed))
+    assert [answer.status_code for answer in asked] == [200, 401, 200]
 
 
 def test_routing_refuses_in_the_shape_of_all_errors():

@@ -77,7 +77,8 @@ def test_a_whole_call_is_a_call_whatever_tokens_are_left():
     with served(Echo(reply=CALL)) as client:
         [answer] = client.post("/v1/chat/completions", json=body).json()["choices"]
     assert answer["finish_reason"] == "tool_calls"
-    assert answer["message"]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 12}'}
+    assert answer["message"]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a":12}'}
+    assert all('{"a":12}'.startswith(cut or "") for cut in CUTS.values()), "what is cut is the beginning of the whole"
 
 
 def test_what_a_grammar_lets_a_model_write_is_read_wherever_it_ends():
@@ -96,3 +97,5 @@ def test_what_a_grammar_lets_a_model_write_is_read_wherever_it_ends():
     cut = [call for calls in found for call in calls if not call.whole]
     assert {call.name for call in cut} <= {"add", "add_all"}
     assert any(call.arguments for call in cut)
+    assert all(longer[0].arguments.startswith(call.arguments) for longer in found[-1:] for call in cut)
+    assert not any(letter.isspace() for calls in found for call in calls for letter in call.arguments)

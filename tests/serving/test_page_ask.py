@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ from internvl.serving.page.ask import Count, End, Endpoint, Failed, Part, endpoi
 from internvl.serving.page.desk import Asked, Page
 from internvl.serving.page.opening import opened
 from internvl.serving.page.talk import Talk, Wishes
+from internvl.serving.page.words import say
 from tests.data.test_video import film
 
 WISHES = Wishes(model="nano", owner="internvl")
@@ -100,13 +102,16 @@ def test_an_answer_comes_piece_by_piece():
         assert heard(endpoint) == [Part("to"), Part("day"), End("stop"), Count(9, 2, 4, None)]
 
 
-REFUSED = json.dumps({"error": {"message": "max_tokens: found 9,\n at most 4"}}).encode()
+REFUSED = json.dumps({"error": {"message": "max_tokens: found 9,\n at most 4", "param": "max_tokens"}}).encode()
+PLACE = "messages[0].content[0].image_url.url"
+NO_PICTURES = json.dumps({"error": {"message": f"{PLACE}: no pictures are taken here", "param": PLACE}}).encode()
 
 
 @pytest.mark.parametrize(
     ("answered", "word", "filled"),
     [
         ({"status": 400, "body": REFUSED}, "refused", {"said": "max_tokens: found 9, at most 4"}),
+        ({"status": 400, "body": NO_PICTURES}, "refused", {"said": "no pictures are taken here"}),
         ({"status": 401, "body": REFUSED}, "key", {}),
         ({"status": 413, "body": REFUSED}, "refused", {"said": "max_tokens: found 9, at most 4"}),
         ({"status": 429, "headers": [("Retry-After", "7")]}, "busy", {"seconds": 7}),
@@ -335,6 +340,17 @@ def test_a_refused_file_leaves_a_turn_that_says_so(files, tmp_path):
     asyncio.run(run())
     assert turn.state == "failed"
     assert turn.sent == ("bad.png",)
+
+
+def test_of_several_refused_files_all_are_named(files, tmp_path):
+    own = page(tmp_path)
+    sent = [(files / name, name) for name in ("a.png", "bad.png", "page.html")]
+    before = sorted(own.desk.folder.rglob("*"))
+    with pytest.raises(Failed) as failed:
+        asyncio.run(own.desk.open(sent, 4))
+    said = say(failed.value.word, "en", **failed.value.filled)
+    assert re.fullmatch(r"These files cannot be used: bad\.png \(.*damaged.*\); page\.html \(.*no picture.*\)", said)
+    assert sorted(own.desk.folder.rglob("*")) == before, "nothing stays of those that could be used"
 
 
 def test_the_folder_that_the_server_was_started_in_is_no_place_for_modules(files, tmp_path, monkeypatch):

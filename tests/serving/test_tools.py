@@ -41,6 +41,10 @@ def read(text: str, use: ToolUse = USE, cuts: tuple[int, ...] = ()) -> tuple[str
         ("<tool_call>add(1)</tool_call>", None, []),
         ('<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>', None, []),
         (r'<tool_call>{"name": "add", "arguments": {"a": "\ud83d"}}', "", [Call("add", r'{"a": "\ud83d"}')]),
+        ('<tool_call>{"name":"add","arguments":{"a":1}}', "", [Call("add", '{"a":1}')]),
+        ('<tool_call>{"arguments" : {"a":\n[1.0,2e0] } , "name":"add"}', "", [Call("add", '{"a":\n[1.0,2e0] }')]),
+        ('<tool_call>{"arguments":{},"name":"add","arguments": {"\\"}":"é\\u00e9"}}', "",
+         [Call("add", '{"\\"}":"é\\u00e9"}')]),
         ("a < b, <tool and <tool_call", None, []),
         ("<tool_call>" + "[" * 5000, None, []),
         ("</tool_call> <tool_call>", None, []),
@@ -76,6 +80,21 @@ def test_one_call_where_one_is_allowed():
 def test_a_call_that_must_be_is_bare():
     use = ToolUse(USE.tools, must=True)
     assert read('{"name": "add", "arguments": {"a": 1}}', use, cuts=(3, 9)) == ("", [ADDED])
+
+
+MEMBERS = st.dictionaries(st.text(max_size=3), st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5), max_size=3)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(members=MEMBERS, indent=st.sampled_from([None, 1]), separators=st.sampled_from([(",", ":"), (" , ", " : ")]),
+       plain=st.booleans())  # fmt: skip
+def test_arguments_are_what_the_model_wrote(members, indent, separators, plain):
+    written = json.dumps(members, indent=indent, separators=separators, ensure_ascii=plain)
+    text = '{"x":[{}],"name":"add","arguments": ' + written + ' ,"y":"}"}'
+    assert read(text, ToolUse(USE.tools, must=True)) == ("", [Call("add", written)])
 
 
 @pytest.mark.parametrize(

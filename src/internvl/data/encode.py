@@ -278,9 +278,12 @@ class Encoder:
         too_long = max_length is not None and len(ids) > max_length
         if too_long or found < expected or closings < len(slots):
             length = f"{len(ids)} tokens" if too_long else f"more than {max_length} tokens"
+            seen, lower = "", ""
+            if slots:
+                seen, lower = f", {expected} of them for {len(slots)} picture(s)", "lower max_tiles, or "
             error = ContextOverflow(
-                f"the conversation has {length}, {expected} of them for {len(slots)} picture(s), but at most "
-                f"{max_length} are allowed; lower max_tiles, or shorten the conversation"
+                f"the conversation has {length}{seen}, but at most {max_length} are allowed; {lower}shorten the "
+                "conversation"
             )
             error.tokens = len(ids) if too_long else None
             raise error

@@ -235,9 +235,11 @@ class Chat:
         keys = keys_of(encoded.input_ids, config.image_token, config.slots_per_tile, pictures)
         room = sampling.max_new_tokens if self._original else context(config.text) - len(keys)
         if room < 1:
+            seen = sum(isinstance(key, tuple) for key in keys)
+            do = "lower max_tiles or frames" if seen else "shorten it"
             raise ContextOverflow(
-                f"the conversation has {len(keys)} tokens, {sum(isinstance(key, tuple) for key in keys)} of them from "
-                f"pictures, but the model reads {context(config.text)}; lower max_tiles or frames, or reset()"
+                f"the conversation has {len(keys)} tokens, {seen} of them from pictures, but the model reads "
+                f"{context(config.text)}; {do}, or reset()"
             )
         new = min(sampling.max_new_tokens, room)
         sampling = replace(sampling, max_new_tokens=new, min_new_tokens=min(sampling.min_new_tokens, new))

@@ -111,7 +111,9 @@ class Remote:
             found = [_listed(one) for one in self._client.with_options(timeout=REACH, max_retries=2).models.list()]
         except openai.OpenAIError as error:
             said = self._said(error)
-            hint = self._key_hint(error) or "; is the server running, at this address?"
+            hint = (
+                self._key_hint(error) or _path_hint(self._shown, error) or "; is the server running, at this address?"
+            )
             raise _refusal(f"{self._shown}: {said}{hint}", error) from None
         except (AttributeError, TypeError, ValueError):  # the client takes an answer for what it should be
             raise EndpointError(
@@ -276,6 +278,12 @@ class Remote:
 def _names(models: Iterable[str]) -> str:
     names = list(models)
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _path_hint(url: str, error: Exception) -> str:
+    """What to do where somebody answers who knows no such path."""
+    is_path = getattr(error, "status_code", None) == 404 and "/v1" not in urlsplit(url).path
+    return "; is the address right (mostly …/v1)?" if is_path else ""
 
 
 def _refusal(text: str, error: Exception) -> EndpointError:

@@ -14,7 +14,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,7 +21,7 @@ from internvl.errors import InternVLError, MissingExtra, UsageError
 from internvl.serving import published, routes, routes_lists
 from internvl.serving.backend import Backend
 from internvl.serving.flights import Flights
-from internvl.serving.guards import Guard, Watch, refused
+from internvl.serving.guards import Guard, Origins, Watch, refused
 from internvl.serving.logs import tell, tell_fault
 from internvl.serving.metrics import Metrics
 from internvl.serving.refusal import Refusal
@@ -69,7 +68,7 @@ def create_app(settings: Settings, backend: Backend) -> FastAPI:
     app.add_middleware(Watch, metrics=metrics, header_bytes=settings.header_bytes)
     if settings.origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"],
+            Origins, allow_origins=list(settings.origins), allow_methods=["GET", "POST"],
             allow_headers=["*"], expose_headers=["X-Request-Id", "Retry-After"],
             max_age=PREFLIGHT_SECONDS,
         )  # fmt: skip

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from time import perf_counter
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from internvl.serving.bodies import Bodies, check_length, swallowed
@@ -53,6 +54,24 @@ def note_of(scope: Scope) -> Note:
 
 def is_page(path: str) -> bool:
     return path == PAGE or path.startswith(PAGE + "/")
+
+
+class Origins(CORSMiddleware):
+    """Which web pages of other origins may ask; a refusal has the shape that all errors have."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        if self.is_allowed_origin(request_headers["origin"]):
+            message = f"web pages of other origins may ask with {' and '.join(self.allow_methods)} only"
+        else:
+            message = "web pages of this origin may not ask; start the server with --allow-origin ORIGIN"
+        answer = refused(Refusal(message, code="cross_origin_refused"))
+        answer.headers.update(
+            {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        )
+        return answer
 
 
 class Watch:

@@ -7,6 +7,7 @@ second signal   all end now
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import signal
 import socket
@@ -51,7 +52,9 @@ def bind(settings: Settings) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise UsageError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port") from None
+        # What cannot be assigned is no address of this machine.
+        other = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+        raise UsageError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another {other}") from None
     return listener
 
 

@@ -9,6 +9,7 @@ status   code                         when
 400      limit_exceeded               a field is over a limit
 400      invalid_json                 the body is no JSON object
 400      invalid_http                 what came is no HTTP/1.1
+400      cross_origin_refused         a web page of another origin asks whether it may ask, and may not
 400      invalid_prompt               the model's template cannot write this conversation
 400      context_length_exceeded      more tokens than the model reads
 400      media_refused                a picture, video or document over a limit, not taken, or from elsewhere
@@ -16,7 +17,7 @@ status   code                         when
 404      model_not_found              a model that is not served, or not on this route
 404      not_found                    a path that is none
 405      method_not_allowed           a path that is asked in another way
-408      request_timeout              the request did not arrive in time
+408      request_timeout              the body of the request did not arrive in time
 413      body_too_large               more bytes than one request may have
 415      unsupported_media_type       not JSON in UTF-8, or packed; a data: address of another kind than its part
 421      unknown_host                 the Host is not this server's

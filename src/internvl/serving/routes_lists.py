@@ -18,12 +18,14 @@ router = APIRouter()
 TEXT = {"content": {CONTENT_TYPE.partition(";")[0]: {"schema": {"type": "string"}}}, "description": "The counters."}
 
 
+@router.head("/health", include_in_schema=False)  # as load balancers ask
 @router.get("/health", **published.told(None, published.Health))
 async def health() -> Response:
     """The process is alive. It needs no key."""
     return JSONResponse({"status": "ok"})
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", **published.told(None, published.Readiness))
 async def ready(request: Request) -> Response:
     """A request would be answered now."""

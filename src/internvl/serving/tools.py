@@ -252,4 +252,25 @@ def _call(text: str) -> Call | None:
     arguments = said.get("arguments", {})
     if not isinstance(said.get("name"), str) or not isinstance(arguments, dict):
         return None
-    return Call(said["name"], _written(arguments))
+    return Call(said["name"], _as_written(text, "arguments") or "{}")
+
+
+def _as_written(text: str, name: str) -> str | None:
+    """The letters of one member of a JSON object, so that a call that is cut is the beginning of the whole one."""
+    read, found = json.JSONDecoder().raw_decode, None
+    at = text.index("{") + 1
+    while (at := _next(text, at)) < len(text) and text[at] != "}":
+        key, at = read(text, at)
+        start = _next(text, _next(text, at) + 1)
+        _, at = read(text, start)
+        found = text[start:at] if key == name else found
+        at = _next(text, at)
+        at += text[at] == ","
+    return found
+
+
+def _next(text: str, at: int) -> int:
+    """Where the next letter of JSON stands that is no white space."""
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at

@@ -45,11 +45,28 @@ class Desk:
             return await asyncio.to_thread(work, *given, **named)
 
     async def open(self, files: Sequence[tuple[Path, str]], frames: int) -> tuple[Upload, ...]:
+        """Raises Failed, which names all that cannot be used."""
         uploads: list[Upload] = []
+        faults: list[Failed] = []
         for file, name in files:
             async with self.opening:
-                uploads.append(await opened(file, name, self.folder, self.limits, frames=frames))
+                try:
+                    uploads.append(await opened(file, name, self.folder, self.limits, frames=frames))
+                except Failed as error:
+                    faults.append(error)
+        if faults:
+            for shown in (one for upload in uploads for one in upload.shown):
+                shown.file.unlink(missing_ok=True)
+            raise all_of(faults)
         return tuple(uploads)
+
+
+def all_of(faults: Sequence[Failed]) -> Failed:
+    """What is wrong with files, as one; of a file that is gone there is nothing to name."""
+    said = [one for one in faults if one.word == "unreadable"]
+    if len(said) < 2:
+        return said[0] if said else faults[0]
+    return Failed("unreadable_all", said="; ".join(f"{one.filled['name']} ({one.filled['said']})" for one in said))
 
 
 async def prepare(

@@ -10,9 +10,6 @@ page_app(setup)        alone, for any server: `internvl ui --endpoint URL`
 from __future__ import annotations
 
 import asyncio
-import secrets
-import shutil
-import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +26,7 @@ from internvl.errors import MissingExtra
 from internvl.serving.page.answering import Desk
 from internvl.serving.page.ask import Endpoint
 from internvl.serving.page.desk import Page
+from internvl.serving.page.folder import kept, new_place
 from internvl.serving.page.guard import PERSON, Gate, PageGuard
 
 if TYPE_CHECKING:
@@ -113,17 +111,14 @@ def _gradio(setup: Setup, place: str) -> tuple[FastAPI, Callable[[], bool]]:
         raise MissingExtra(f"the page needs {error.name}; pip install 'internvl[ui]'") from None
     from internvl.serving.page.layout import blocks_of, mounted
 
-    folder = Path(tempfile.gettempdir()).resolve() / f"internvl-ui-{secrets.token_hex(8)}"
+    folder = new_place()
     desk = Desk(folder=folder, limits=setup.sent, opening=asyncio.Semaphore(OPENED_AT_ONCE))
     page = Page(setup.endpoint, desk, setup.votes, signed=bool(setup.gate.keys), most=setup.gate.upload)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        folder.mkdir(mode=0o700)
-        try:
+        with kept(folder):
             yield
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     return in_a_loop(lambda: mounted(outer, blocks_of(page), page, place)), page.has_room

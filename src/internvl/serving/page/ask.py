@@ -190,8 +190,11 @@ def failed(response: httpx.Response) -> Failed:
 
 
 def _one_line(error: object) -> str:
-    said = cast("Mapping[str, object]", error).get("message") if isinstance(error, Mapping) else error
-    text = " ".join(str(said or "no reason").split())
+    """What a server says. Its places in the messages are nothing that a person wrote; settings keep their names."""
+    told = cast("Mapping[str, object]", error) if isinstance(error, Mapping) else {"message": error}
+    text = " ".join(str(told.get("message") or "no reason").split())
+    if str(place := told.get("param")).startswith("messages"):
+        text = text.removeprefix(f"{place}: ")
     return text if len(text) <= SAID else text[: SAID - 1] + "…"
 
 

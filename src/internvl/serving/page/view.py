@@ -256,7 +256,7 @@ def answer(turn: Turn, view: View, *, seen: Shown | None, last: bool) -> str:
     if turn.failure:
         word, filled = turn.failure
         again = "" if view.alone or not last or turn.sent else _button("retry", turn, view, act="again", label=True)
-        body += f'<div class="iv-wrong" role="alert"><p>{view.say(word, **filled)}</p>{again}</div>'
+        body += f'<div class="iv-wrong"><p>{view.say(word, **filled)}</p>{again}</div>'
     if took := took_of(turn, view):
         body += f'<p class="iv-took" aria-label="{view.say("usage")}">{took}</p>'
     return head + body + ("" if view.alone else _answer_tools(turn, view, last))

@@ -122,6 +122,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "starting":       ("The model is starting. Try again in {seconds} s.", "模型正在启动。请 {seconds} 秒后再试。"),
     "refused":        ("The server did not take the question: {said}", "服务器没有接受这个问题：{said}"),
     "unreadable":     ("{name} cannot be used: {said}", "无法使用 {name}：{said}"),
+    "unreadable_all": ("These files cannot be used: {said}", "无法使用这些文件：{said}"),
     "broken":         ("The answer broke off. Try again.", "回答中断了。请重试。"),
     "key":            ("The server wants another key. Sign in again, or start the page with the right one.",
                        "服务器需要另一个密钥。请重新登录，或用正确的密钥启动本页。"),

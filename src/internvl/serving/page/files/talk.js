@@ -35,8 +35,8 @@ function draw() {
   $('[data-act=sign_out]').hidden = !next.signed;
   draw_examples(next.examples);
   if (wasBusy && !busy) {
-    const last = log.lastElementChild;
-    $('.iv-said').textContent = (last ? last.querySelector('.iv-text')?.textContent || '' : '').slice(0, 2000) + ' ' + say('answered');
+    const part = (name) => log.lastElementChild?.querySelector(name)?.textContent || '';
+    $('.iv-said').textContent = part('.iv-text').slice(0, 2000) + ' ' + (part('.iv-wrong p') || say('answered'));
   } else if (busy) $('.iv-said').textContent = '';
   if (next.draft && next.draft.id !== seenDraft) { seenDraft = next.draft.id; if (!text.value) text.value = next.draft.text; grow(); text.focus(); }
   if (next.notice && next.notice.id !== seenNotice) { seenNotice = next.notice.id; if (looking) missing = next.notice.text; notice(next.notice.text); }
