@@ -120,7 +120,7 @@ class NativeBackend:
             constraint=None if order.constraint is None else asdict(order.constraint),
             constraint_at=order.constraint_at,
             logprobs=order.logprobs,
-            strip=not order.prompts and (order.constraint is None or bool(order.constraint.open)),
+            strip=not order.prompts,
             priority=order.priority,
             user=user,
         )

@@ -83,10 +83,11 @@ class Speech:
         """Its n answers, of which nothing is said yet."""
         stop = tuple(ask.sampling.get("stop", ()))
         constrained = ask.constraint is not None
+        among_words = ask.constraint is not None and bool(ask.constraint.get("open"))
 
         def saying(number: int) -> Saying:
             stream = self._grammars.stream() if constrained else self._tokenizer.stream(keep_markup=True)
-            text = GrowingText(stream, stop, strip=bool(ask.strip))
+            text = GrowingText(stream, stop, strip=bool(ask.strip) and (among_words or not constrained))
             tokens = Spoken(self._tokenizer.spelling, stop) if ask.logprobs else None
             return Saying((ask.id, number), text, tokens, self._encoder.lead_ids, self._hidden)
 
