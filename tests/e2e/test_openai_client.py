@@ -102,6 +102,17 @@ def test_a_tool_that_must_be_called(client):
     assert followed.choices[0].finish_reason in ("stop", "length", "tool_calls")
 
 
+def test_a_tool_of_the_clients_own_making_may_be_called_or_not(client):
+    class Receipt(BaseModel):
+        shop: str
+
+    said = client.chat.completions.parse(model="nano", messages=[{"role": "user", "content": "Hello!"}], max_tokens=40,
+                                         tools=[openai.pydantic_function_tool(Receipt)])  # fmt: skip
+    [choice] = said.choices
+    assert choice.message.content == choice.message.content.strip() != ""
+    assert choice.finish_reason == "stop"
+
+
 def test_an_answer_that_is_parsed(client):
     parsed = client.chat.completions.parse(model="nano", messages=HELLO, response_format=Answer)
     assert isinstance(parsed.choices[0].message.parsed, Answer)

@@ -368,8 +368,13 @@ def test_an_answer_cannot_end_in_the_middle_of_what_stands_between_the_marks():
 
 def test_one_at_most_where_one_is_allowed():
     once = Constraint.json_schema(object_of(a={"type": "integer"})).among_words("<call>", "</call>", once=True)
-    assert once != AMONG
-    walk("nano", start("nano", once), spelt_by("nano", "One. " + call('{"a":1}') + " Done.") or [])
+    ids = spelt_by("nano", "One. " + call('{"a":1}'))
+    assert ids
+    walk("nano", start("nano", AMONG), ids)
+    answer = start("nano", once)
+    walk("nano", answer, ids)
+    assert not answer.allowed()[: min(stops("nano"))].any(), "nothing follows"
+    walk("nano", start("nano", once), spelt_by("nano", "None at all.") or [])
 
 
 # ---- choices ---------------------------------------------------------------------------------------------------------

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict
 
 from internvl.inference.answer import GrowingText
+from internvl.inference.constraint import Constraint
 from internvl.inference.sampling import Token
-from internvl.serving.saying import PACE, Saying, Spoken
-from internvl.serving.wire import Done, Piece
+from internvl.serving.saying import PACE, Saying, Speech, Spoken
+from internvl.serving.wire import Ask, Done, Piece
+from internvl.weights.hub import NANO
+from internvl.weights.load import load_encoder
 
 
 class Letters:
@@ -63,3 +67,16 @@ def test_tokens_are_told_with_their_text_and_a_stop_string_takes_away_what_waits
     said = [token["text"] for _, one in pieces(heard) for token in one.tokens]
     assert said == list("one two")
     assert len(pieces(heard)) < 6
+
+
+def test_white_space_around_words_is_taken_away_and_around_a_form_it_is_not():
+    encoder = load_encoder(NANO)
+    speech, form = Speech(encoder, vocab=encoder.tokenizer.vocab_size), Constraint.regex(" word ")
+    for constraint, expected in ((form, " word "), (form.among_words("<a>", "</a>"), "word"), (None, "word")):
+        ask = Ask(id=0, ids=[1], sampling={}, constraint=None if constraint is None else asdict(constraint))
+        [saying] = speech.answers(ask)
+        heard = [
+            one for token in encoder.tokenizer.encode(" word ") for one in saying.hear(Token(token, -1.0), silent=False)
+        ]
+        heard += saying.end("stop", reused=0, last=True)
+        assert "".join(one.text for one in heard if isinstance(one, Piece)) == expected

@@ -143,6 +143,12 @@ def test_what_a_model_is_told():
     assert answered("4") == "<tool_response>\n4\n</tool_response>"
 
 
+def test_a_mark_in_a_string_ends_no_call_that_is_held():
+    strict = ToolUse((Tool("add", None, {"type": "object"}, strict=True),))
+    text = '<tool_call>\n{"name":"add","arguments":{"a":"</tool_call>"}}\n</tool_call>'
+    assert read(f"So.\n{text}\n{text}", strict) == ("So.", [Call("add", '{"a":"</tool_call>"}')] * 2)
+
+
 def test_strict_tools_are_held_to_their_schemas_and_others_to_none():
     assert not USE.holds
     strict = ToolUse((Tool("add", None, USE.tools[0].parameters, strict=True), Tool("sub", None, {"required": ["a"]})))

@@ -26,6 +26,9 @@ PHOTO = Pillow.new("RGB", (4, 4))
 CALLS = [{"id": f"c{n}", "type": "function", "function": {"name": "add", "arguments": f'{{"a": {n}}}'}} for n in (1, 2)]
 
 
+STRICT = {"type": "function", "function": {**ADD["function"], "strict": True}}
+
+
 def job(body: dict, kind: type = ChatRequest, preset: Preset | None = None) -> Order:
     return translate(understood(kind, body), preset)
 
@@ -325,3 +328,16 @@ def test_a_response_is_the_same_job_as_its_chat():
 def test_a_reference_that_was_not_opened_is_a_fault():
     with pytest.raises(KeyError):
         Unopened("user", (Reference("image", "https://example.org/a.png"),)).message({})
+
+
+def test_calls_of_strict_functions_are_held_among_words():
+    one = job(chat(tools=[STRICT], min_tokens=3))
+    assert one.constraint is not None
+    assert (one.constraint.open, one.constraint.once) == ("<tool_call>", False)
+    assert one.constraint_at == ("tools[0].function.parameters",)
+    one = job(chat(tools=[STRICT], parallel_tool_calls=False))
+    assert one.constraint is not None
+    assert one.constraint.once
+    assert job(chat(tools=[ADD])).constraint is None
+    with pytest.raises(Refusal, match="min_tokens"):
+        job(chat(tools=[STRICT], tool_choice="required", min_tokens=3))

@@ -44,7 +44,7 @@ class Constraint:
     close: str = ""
     """The marks around JSON that stands among words, each on a line of its own; no marks: the JSON is the answer."""
     once: bool = False
-    """Among words there is one at most."""
+    """Among words there is one at most, and nothing after it."""
 
     @classmethod
     def json_object(cls) -> Constraint:
@@ -125,7 +125,7 @@ class Constraint:
         # lazy: at the first mark the words are over, so no word holds one
         return "\n".join((
             *rules,
-            f"answer: marked{'?' if self.once else '*'} words",
+            "answer: words | marked" if self.once else "answer: marked* words",
             f"marked: until \"\\n\" body {json.dumps(chr(10) + self.close)}",
             f"until[lazy]: WORDS {json.dumps(self.open)}",
             "words: WORDS",

@@ -63,10 +63,12 @@ class Origins(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        if self.is_allowed_origin(request_headers["origin"]):
-            message = f"web pages of other origins may ask with {' and '.join(self.allow_methods)} only"
-        else:
+        if not self.is_allowed_origin(request_headers["origin"]):
             message = "web pages of this origin may not ask; start the server with --allow-origin ORIGIN"
+        elif request_headers.get("access-control-request-method") in self.allow_methods:
+            message = "web pages of other origins may not reach into a private network; open them inside"
+        else:
+            message = f"web pages of other origins may ask with {' and '.join(self.allow_methods)} only"
         answer = refused(Refusal(message, code="cross_origin_refused"))
         answer.headers.update(
             {name: value for name, value in response.headers.items() if not name.startswith("content-")}

@@ -178,6 +178,7 @@ class CallReader:
     def __init__(self, use: ToolUse) -> None:
         self._use = use
         self._names = {tool.name for tool in use.tools}
+        self._close = f"\n{CLOSE}" if use.holds else CLOSE  # what is held has it so, and in no string of JSON
         self._held = ""
         self._after_call = False
         self.calls: list[Call] = []
@@ -194,10 +195,10 @@ class CallReader:
             if start < 0:
                 return words + self._take(len(self._held) - _begun(self._held))
             words += self._take(len(self._held[:start].rstrip()))
-            end = self._held.find(CLOSE)
+            end = self._held.find(self._close)
             if end < 0:
                 return words
-            words += self._read(end + len(CLOSE))
+            words += self._read(end + len(self._close))
         return words
 
     def finish(self) -> str:
