@@ -17,7 +17,8 @@
     |-- DataError                 a dataset record that cannot be used
     |-- TrainingError             a run that cannot go on: gradients that are no numbers, a checkpoint of another run
     |-- UsageError                an argument or option that cannot be honoured
-    |   `-- NoSuchName            a name that no table has; says the nearest one
+    |   |-- NoSuchName            a name that no table has; says the nearest one
+    |   `-- NotNumbers            a model computes what is no number in the dtype that it was loaded with
     |-- EndpointError             a server that was asked does not answer, or not as it should
     `-- MissingExtra              an optional dependency is not installed; says how to get it
 
@@ -113,6 +114,10 @@ class UsageError(InternVLError):
 
 class NoSuchName(UsageError):
     """A name that the table does not have."""
+
+
+class NotNumbers(UsageError):
+    """A model computes what is no number in the dtype that it was loaded with."""
 
 
 class EndpointError(InternVLError):

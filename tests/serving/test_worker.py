@@ -11,17 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from internvl.data.pair import encode_picture, encode_text
 from internvl.data.prompts import Text
+from internvl.errors import UsageError
 from internvl.inference.constraint import Constraint
 from internvl.inference.embed import Embedder
+from internvl.inference.engine import Failed
+from internvl.inference.rows import not_numbers
 from internvl.inference.sampling import SamplingConfig, Token
 from internvl.serving import inbox as coming
 from internvl.serving import saying, worker
-from internvl.serving.refusal import Refusal
+from internvl.serving.refusal import Refusal, refusal_of
 from internvl.serving.saying import Led, Speech, Spoken
 from internvl.serving.vectors import Embedding
 from internvl.serving.wire import Ask, Channel, Embed, Memory, Vectors, WireError
@@ -287,6 +291,20 @@ def test_nobody_looks_long_for_the_tool_whose_form_cannot_be_kept(monkeypatch):
     assert speech._at_fault(form, at) == ["tools[1].b"]
     monkeypatch.setattr(saying, "SEARCH_SECONDS", -1.0)
     assert speech._at_fault(form, at) == at
+
+
+def test_a_model_that_computes_no_numbers_is_no_fault_of_the_form():
+    loaded = worker.Loaded(None, None, None, None)
+    ask = Ask(id=1, ids=[1], sampling={}, constraint={"kind": KIND, "source": "{}"}, constraint_at=["response_format"])
+    one = worker.Worker(None, loaded, None)
+    for error, status, param in (
+        (not_numbers(torch.float16), 500, None),
+        (UsageError("the answer cannot go on"), 400, "response_format"),
+    ):
+        with pytest.raises((Refusal, UsageError)) as caught:
+            one._told(worker.Asked(ask, {}, 0), Failed(0, error))
+        refusal = refusal_of(caught.value)
+        assert (refusal.status, refusal.param) == (status, param)
 
 
 def check_a_full_queue(client: Client) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from internvl.errors import UsageError
+from internvl.errors import NotNumbers, UsageError
 from internvl.inference.sampling import SamplingConfig, Token, log_probabilities
 from internvl.models.attention import KVCache
 from internvl.models.chat import ChatModel
@@ -83,7 +83,7 @@ def measured(logits: Tensor, chosen: Sequence[int], top: int) -> list[Token]:
     ]
 
 
-def not_numbers(dtype: torch.dtype) -> UsageError:
-    return UsageError(
+def not_numbers(dtype: torch.dtype) -> NotNumbers:
+    return NotNumbers(
         f"the model's logits are not numbers any more (it computes in {dtype}); load it with dtype='float32'"
     )

@@ -45,6 +45,7 @@ from internvl.errors import (
     InternVLError,
     MediaError,
     MediaUnreadable,
+    NotNumbers,
     PromptError,
     UsageError,
 )
@@ -194,7 +195,15 @@ def refusal_of(error: BaseException) -> Refusal:
         return Refusal(message, param=error.place or "messages", code="media_refused")
     if isinstance(error, PromptError):
         return Refusal(message, param="messages", code="invalid_prompt")
-    return Refusal(message, code="invalid_value") if isinstance(error, UsageError) else internal()
+    if isinstance(error, UsageError) and not isinstance(error, NotNumbers):
+        return Refusal(message, code="invalid_value")
+    return internal()
+
+
+def of_form(error: UsageError, at: Sequence[str]) -> Refusal:
+    """A form that cannot be kept, as its client is told. at: the fields that ask for it."""
+    field = at[0].partition("[")[0] if len(at) > 1 else "".join(at) or None
+    return Refusal(f"{field}: {error}" if field else str(error), param=field, code="invalid_value")
 
 
 # ---- what pydantic found, in one line --------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from internvl.inference.engine import Request
 from internvl.inference.pieces import overlap
 from internvl.inference.sampling import SamplingConfig, Token
 from internvl.inference.seen import digest
-from internvl.serving.refusal import Refusal
+from internvl.serving.refusal import of_form
 from internvl.serving.wire import Ask, Done, Piece
 
 PACE = 0.04
@@ -129,12 +129,6 @@ class Speech:
             except UsageError:
                 return [field]
         return at
-
-
-def of_form(error: UsageError, at: Sequence[str]) -> Refusal:
-    """A form that cannot be kept, as its client is told. at: the fields that ask for it."""
-    field = at[0].partition("[")[0] if len(at) > 1 else "".join(at) or None
-    return Refusal(f"{field}: {error}" if field else str(error), param=field, code="invalid_value")
 
 
 class Led:

@@ -33,7 +33,7 @@ from internvl.serving.messages import (
     VideoPart,
 )
 from internvl.serving.order import Order, Reference, Sampling, Unopened
-from internvl.serving.refusal import Refusal
+from internvl.serving.refusal import Refusal, of_form
 from internvl.serving.responses import ResponsesRequest, calling
 from internvl.serving.schema import ChatRequest, CompletionRequest, Drawn, TokenizeRequest, medium_of
 from internvl.serving.tools import Call, Tool, ToolUse, answered
@@ -149,8 +149,7 @@ def _formed(request: Drawn, tools: ToolUse | None = None) -> dict[str, Any]:
     try:
         return {"constraint": form(), "constraint_at": at}
     except UsageError as error:
-        field = at[0] if len(at) == 1 else at[0].partition("[")[0]
-        raise Refusal(f"{field}: {error}", param=field, code="invalid_value") from None
+        raise of_form(error, at) from None
 
 
 Form = tuple[tuple[str, ...], Callable[[], Constraint]]

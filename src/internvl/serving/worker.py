@@ -27,14 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from internvl.errors import InternVLError, UsageError
+from internvl.errors import InternVLError, NotNumbers, UsageError
 from internvl.inference.chat import Chat
 from internvl.inference.embed import Embedder
 from internvl.inference.engine import Engine, EngineConfig, Event, Failed, QueueFull, Request, Spoke
 from internvl.serving.backend import Facts
 from internvl.serving.inbox import INBOX, Inbox, Prepared, listen
-from internvl.serving.refusal import Refusal, queue_full, refusal_of
-from internvl.serving.saying import Saying, Speech, of_form
+from internvl.serving.refusal import Refusal, of_form, queue_full, refusal_of
+from internvl.serving.saying import Saying, Speech
 from internvl.serving.vectors import Embedding
 from internvl.serving.wire import (
     Ask,
@@ -237,9 +237,10 @@ class Worker:
 
     def _told(self, asked: Asked, event: Event) -> list[Piece | Done | Refused]:
         if isinstance(event, Failed):
-            if isinstance(event.error, UsageError) and asked.ask.constraint is not None:
-                raise of_form(event.error, asked.ask.constraint_at)
-            raise event.error
+            error = event.error
+            if isinstance(error, UsageError) and not isinstance(error, NotNumbers) and asked.ask.constraint is not None:
+                raise of_form(error, asked.ask.constraint_at)
+            raise error
         if not isinstance(event, Spoke):
             return [*self._over(asked, event.answer, event.finish, event.reused)]
         saying = asked.saying[event.answer]
